@@ -1,0 +1,65 @@
+"""The temporal residual block that stands behind every spatial residual block."""
+
+from torch import Tensor, nn
+
+from .layout import images_to_videos
+
+
+# Shapes: B videos, C channels, F frames, H height, W width; N = B * F images.
+
+
+class TemporalResnetBlock(nn.Module):
+    """
+    Residual branch of two convolutions over three neighbouring frames; a new block adds nothing.
+
+    Args:
+        channels (`int`): Channels of input and output, a multiple of `num_groups`.
+        temb_channels (`int`, *optional*): Width of the time embedding; `None` builds a block without one.
+        num_groups (`int`, *optional*, defaults to 32): Groups of the normalisations.
+        eps (`float`, *optional*, defaults to 1e-5): Epsilon of the normalisations.
+        dropout (`float`, *optional*, defaults to 0.0): Dropout before the second convolution.
+
+    Source:
+        VideoLDM (arXiv:2304.08818), Section 3.1 and Figure 4; parameter names and order of operations of Stable Video
+        Diffusion's `VideoResBlock.time_stack` (arXiv:2311.15127, Appendix D).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        temb_channels: int | None = None,
+        *,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kernel = {"kernel_size": (3, 1, 1), "padding": (1, 0, 0)}
+        self.norm1 = nn.GroupNorm(num_groups, channels, eps=eps)
+        self.conv1 = nn.Conv3d(channels, channels, **kernel)
+        self.time_emb_proj = None if temb_channels is None else nn.Linear(temb_channels, channels)
+        self.norm2 = nn.GroupNorm(num_groups, channels, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv3d(channels, channels, **kernel)
+        self.nonlinearity = nn.SiLU()
+        nn.init.zeros_(self.conv2.weight)  # so that a new video model draws exactly what its image model draws
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
+        """
+        Compute what the block adds to its input.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Features.
+            temb (`torch.Tensor` of shape `(batch_size * num_frames, temb_channels)`, *optional*): Time embedding.
+
+        Returns:
+            `torch.Tensor` of the shape of `hidden_states`: the residual, not yet added.
+        """
+        num_frames = hidden_states.shape[2]
+        hidden_states = self.conv1(self.nonlinearity(self.norm1(hidden_states)))
+        if self.time_emb_proj is not None:
+            temb = self.time_emb_proj(self.nonlinearity(temb))
+            hidden_states = hidden_states + images_to_videos(temb[:, :, None, None], num_frames)
+        hidden_states = self.nonlinearity(self.norm2(hidden_states))
+        return self.conv2(self.dropout(hidden_states))

@@ -84,7 +84,7 @@ UNET2D_FAMILIES = {
         "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         "mid_block_scale_factor": 1.414,
         "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-        "norm_num_groups": 32,
+        "norm_num_groups": 8,
         "resnet_out_scale_factor": 1.414,
         "resnet_time_scale_shift": "scale_shift",
         "time_embedding_act_fn": "gelu",
@@ -101,7 +101,12 @@ def tiny_unet2d(family: str = "sd15", seed: int = 0, **options: object) -> UNet2
 
 
 def video_inputs(
-    unet2d: UNet2DConditionModel, batch_size: int = 2, num_frames: int = 3, size: int | None = None, tokens: int = 77, seed: int = 0
+    unet2d: UNet2DConditionModel,
+    batch_size: int = 2,
+    num_frames: int = 3,
+    size: int | None = None,
+    tokens: int = 77,
+    seed: int = 0,
 ) -> dict[str, object]:
     """Make arguments of a video U-Net's `forward`, one row per video, that suit the image U-Net's options."""
     config = unet2d.config
@@ -136,6 +141,8 @@ def image_inputs(inputs: dict[str, object]) -> dict[str, object]:
     def repeat(value: object) -> object:
         if isinstance(value, dict):
             return {key: repeat(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [repeat(item) for item in value]
         return value.repeat_interleave(num_frames, dim=0)
 
     sample = inputs["sample"].transpose(1, 2).flatten(0, 1)

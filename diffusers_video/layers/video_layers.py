@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.attention_processor import Attention
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel, Transformer2DModelOutput
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_blocks import KAttentionBlock
 from torch import Tensor, nn
 

@@ -226,8 +226,8 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         if info["missing_keys"]:
             raise ValueError(
                 f"`pretrained_model_name_or_path` must hold a video model, but {str(pretrained_model_name_or_path)!r}"
-                f" lacks {len(info['missing_keys'])} weights, such as {sorted(info['missing_keys'])[0]!r}. For an image"
-                " model: `UNetVideoConditionModel.from_unet2d(UNet2DConditionModel.from_pretrained(...))`."
+                f" lacks {len(info['missing_keys'])} weights, such as {sorted(info['missing_keys'])[0]!r}. For an"
+                " image model: `UNetVideoConditionModel.from_unet2d(UNet2DConditionModel.from_pretrained(...))`."
             )
         return (model, info) if is_info_asked else model
 

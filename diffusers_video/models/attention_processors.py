@@ -46,8 +46,8 @@ class VideoAttentionMixin:
             name, processor = deaf[0]
             raise ValueError(
                 f"`backend`={backend!r} cannot be set, because {len(deaf)} layers have attention processors that"
-                f" follow no backend, such as {name!r} with `{type(processor).__name__}`. Call `set_default_attn_processor`"
-                " or unload the adapter first."
+                f" follow no backend, such as {name!r} with `{type(processor).__name__}`. Call"
+                " `set_default_attn_processor` or unload the adapter first."
             )
         replaced = [(layer, layer.processor) for _, layer in layers if type(layer.processor) is AttnProcessor2_0]
         for layer, _ in replaced:

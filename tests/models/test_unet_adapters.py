@@ -10,7 +10,6 @@ from diffusers.models.attention_processor import (
     IPAdapterAttnProcessor2_0,
     SlicedAttnProcessor,
 )
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -34,7 +33,7 @@ def image_lora(*targets: str) -> dict[str, Tensor]:
     targets = targets or ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1", "conv_in")
     trained = tiny_unet2d()
     trained.add_adapter(LoraConfig(r=2, lora_alpha=3, init_lora_weights=False, target_modules=list(targets)))
-    return convert_state_dict_to_diffusers(get_peft_model_state_dict(trained))
+    return get_peft_model_state_dict(trained)
 
 
 @torch.no_grad()
@@ -48,6 +47,10 @@ def test_an_image_lora_on_the_video_model_equals_image_model_and_lora(scale: flo
     for model in (unet2d, unet):
         model.load_lora_adapter(dict(lora), prefix=None, adapter_name="style")
     keywords = {} if scale is None else {"cross_attention_kwargs": {"scale": scale}}
+    assert {name for name, _ in unet.named_parameters() if "lora" in name} == {
+        name for name, _ in unet2d.named_parameters() if "lora" in name
+    }
+    assert hasattr(unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_q, "lora_A")
     want = unet2d(**image_inputs(inputs), **keywords).sample
     assert not torch.isclose(want, plain).all()
     assert torch.equal(fold(unet(**inputs, **keywords).sample), want)

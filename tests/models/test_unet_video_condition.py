@@ -354,6 +354,63 @@ def test_every_combination_of_parts_starts_as_the_image_model(options: dict[str,
     assert not torch.isclose(fold(unet(**inputs).sample), unet2d(**image_inputs(inputs)).sample).all()
 
 
+FURTHER_OPTIONS = {
+    "gated": (
+        {"attention_type": "gated"},
+        {
+            "cross_attention_kwargs": {
+                "gligen": {"boxes": (2, 3, 4), "positive_embeddings": (2, 3, 12), "masks": (2, 3)}
+            }
+        },
+    ),
+    "attention without text": (
+        {
+            "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+        },
+        {},
+    ),
+    "concatenated class": ({"class_embed_type": "timestep", "class_embeddings_concat": True}, {"class_labels": (2,)}),
+    "identity class": ({"class_embed_type": "identity"}, {"class_labels": (2, 32)}),
+    "projected class": (
+        {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": 5},
+        {"class_labels": (2, 5)},
+    ),
+    "image hint": (
+        {
+            "addition_embed_type": "image_hint",
+            "encoder_hid_dim": 12,
+            "encoder_hid_dim_type": "image_proj",
+            "in_channels": 8,
+        },
+        {"sample": (2, 4, 3, 8, 8), "added_cond_kwargs": {"image_embeds": (2, 12), "hint": (2, 3, 64, 64)}},
+    ),
+    "text and image": (
+        {"addition_embed_type": "text_image", "encoder_hid_dim": 12, "encoder_hid_dim_type": "text_image_proj"},
+        {"added_cond_kwargs": {"image_embeds": (2, 12), "text_embeds": (2, 12)}},
+    ),
+    "centred input": ({"center_input_sample": True}, {}),
+    "plain middle": ({"mid_block_type": "UNetMidBlock2D"}, {}),
+}
+
+
+def random_tensors(shapes: object) -> object:
+    if isinstance(shapes, dict):
+        return {key: random_tensors(shape) for key, shape in shapes.items()}
+    return torch.rand(shapes)
+
+
+@pytest.mark.parametrize("name", FURTHER_OPTIONS)
+@torch.no_grad()
+def test_rarer_options_of_the_image_unet_keep_their_meaning(name: str) -> None:
+    options, shapes = FURTHER_OPTIONS[name]
+    unet2d = tiny_unet2d(**options)
+    inputs = {**video_inputs(unet2d, 2, 3), **random_tensors(shapes)}
+    got = fold(UNetVideoConditionModel.from_unet2d(unet2d)(**inputs).sample)
+    # A handful of image tokens makes products whose summing order depends on the number of queries: 1e-6, not equal.
+    torch.testing.assert_close(got, unet2d(**image_inputs(inputs)).sample, atol=2e-6, rtol=0)
+
+
 BAD_BUILDS = [
     (lambda: UNetVideoConditionModel.from_unet2d(torch.nn.Linear(1, 1)), TypeError, "`unet2d` must be a `UNet2DC"),
     (lambda: UNetVideoConditionModel.from_unet2d(tiny_unet()), TypeError, "`unet2d` must be a `UNet2DConditionModel`"),

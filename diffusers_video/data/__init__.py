@@ -1,0 +1,1 @@
+"""Videos for training: where clips come from and how they are read."""

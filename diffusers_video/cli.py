@@ -1,0 +1,427 @@
+"""
+The command `diffusers-video`: generate clips, look at checkpoints, push pipelines to the Hub.
+
+Importing this module loads neither PyTorch nor diffusers, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import secrets
+import traceback
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from diffusers_video import __version__
+from diffusers_video._cli_options import SCHEDULERS, GenerateOptions, InfoOptions, PushOptions
+
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    import torch
+
+    from diffusers_video.pipelines.checkpoint_info import CheckpointInfo
+    from diffusers_video.pipelines.memory import ClipMemory
+    from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
+    from diffusers_video.video_io import VideoInfo
+
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit statuses
+RANDOM_SEEDS = 2**32
+UNKNOWN_BLOCK_COUNT = 4  # of every autoencoder of Stable Diffusion, and of the untrained model: 8 pixels to a latent
+BYTES_PER_PARAMETER = {"float32": 4, "float16 or bfloat16": 2}
+UNTRAINED_NOTICE = (
+    "Note: without --model or --image-model the clip comes from a tiny model whose random weights are untrained. Its"
+    " frames look like noise and show nothing of the prompt; they show that everything is in place."
+)
+NEW_LAYERS_NOTICE = (
+    "Note: the temporal layers put into --image-model are new and untrained. Every frame is an image of its own until"
+    " they are trained."
+)
+
+app = typer.Typer(
+    name="diffusers-video",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; the console script calls this."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no remarks on optional packages at import
+    app()
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"diffusers-video {__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Turn pretrained image diffusion models into video diffusion models."""
+
+
+def _command(options_class: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """
+    Register a function of one dataclass as a command.
+
+    Each field becomes an argument or option, and `__post_init__` checks them. Errors of the library become one line
+    and an exit status; with `--debug` the traceback is shown, too.
+    """
+
+    def register(function: Callable[[Any], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(debug: bool, **values: Any) -> None:
+            try:
+                function(options_class(**values))
+            except (typer.Exit, typer.Abort, BrokenPipeError):
+                raise
+            except KeyboardInterrupt:
+                _note("Interrupted.")
+                raise typer.Exit(INTERRUPTED) from None
+            except (ValueError, TypeError, OSError) as error:
+                raise _exit_after(error, BAD_INPUT, debug) from error
+            except (ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
+                raise _exit_after(error, FAILED, debug) from error
+
+        run.__signature__ = _signature(options_class)
+        run.__annotations__ = {name: item.annotation for name, item in run.__signature__.parameters.items()}
+        return app.command()(run)
+
+    return register
+
+
+def _signature(options_class: type) -> inspect.Signature:
+    hints = get_type_hints(options_class, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hints[item.name],
+            default=inspect.Parameter.empty if item.default is dataclasses.MISSING else item.default,
+        )
+        for item in dataclasses.fields(options_class)
+    ]
+    hint = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=False))
+    return inspect.Signature(parameters)
+
+
+def _exit_after(error: Exception, status: int, debug: bool) -> typer.Exit:
+    if debug:
+        traceback.print_exception(error)
+    _note(f"Error: {' '.join(str(error).split()) or type(error).__name__}")
+    return typer.Exit(status)
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@_command(GenerateOptions)
+def generate(options: GenerateOptions) -> None:
+    """Generate a video from a prompt and write it to a file that plays."""
+    _check_outputs(options, fps=options.fps or 1)
+    source = _measure_video(options)
+    device = _choose_device(options)
+    _check_model(options, source)
+
+    pipeline = _load_pipeline(options, device)
+    fps = options.fps or (source.fps if source else pipeline.config.fps)
+    _check_outputs(options, fps)
+    arguments = options.pipeline_arguments()
+    if source:
+        arguments["video"] = _read_frames(source, options.num_frames)
+    first_seed = secrets.randbelow(RANDOM_SEEDS) if options.seed is None else options.seed
+    for number, path in enumerate(options.outputs()):
+        pipeline.set_progress_bar_config(desc=f"Video {number + 1} of {options.num_videos}")
+        _write_one(pipeline, options.prompt, path, fps, first_seed + number, arguments, options)
+
+
+def _write_one(
+    pipeline: TextToVideoPipeline,
+    prompt: str,
+    path: Path,
+    fps: Fraction | float | str,
+    seed: int,
+    arguments: dict[str, Any],
+    options: GenerateOptions,
+) -> None:
+    import torch
+
+    from diffusers_video.video_io import VideoWriter
+
+    with VideoWriter(path, fps, crf=options.crf, overwrite=options.overwrite) as writer:
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
+        output = pipeline(prompt, fps=float(writer.fps), generator=generator, output_type="np", **arguments)
+        writer.write(output.frames[0])
+    num_frames, height, width = output.frames[0].shape[:3]
+    typer.echo(f"Wrote {path}: {num_frames} frames, {width}x{height} pixels, {writer.fps} fps, seed {seed}")
+
+
+def _check_outputs(options: GenerateOptions, fps: Fraction | float | str) -> None:
+    from diffusers_video.video_io import VideoWriter
+
+    for path in options.outputs():
+        if path.is_file() and not options.overwrite:
+            raise FileExistsError(f"`--output` {path} exists. Choose another name, or add --overwrite.")
+        VideoWriter(path, fps, crf=options.crf, overwrite=options.overwrite)
+
+
+def _measure_video(options: GenerateOptions) -> VideoInfo | None:
+    from diffusers_video.video_io import probe_video
+
+    if options.video is None:
+        return None
+    info = probe_video(options.video)
+    if (options.num_frames or 0) > info.num_frames:
+        raise ValueError(
+            f"`--num-frames` must be at most the {info.num_frames} frames of {options.video}, but is"
+            f" {options.num_frames}."
+        )
+    return info
+
+
+def _read_frames(source: VideoInfo, num_frames: int | None) -> torch.Tensor:
+    import torch
+
+    from diffusers_video.video_io import iter_frames
+
+    return torch.stack([frame for _, frame in islice(iter_frames(source), num_frames)])
+
+
+def _choose_device(options: GenerateOptions) -> torch.device:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    try:
+        device = torch.device(options.device or accelerator or "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"`--device` must be cpu, cuda, cuda:1 or the like, but is {options.device!r}.") from error
+    count = 0 if accelerator is None or device.type != accelerator.type else torch.accelerator.device_count()
+    if device.type != "cpu" and (device.index or 0) >= count:
+        raise ValueError(
+            f"`--device` must be on this machine, but is {options.device!r}, and PyTorch sees"
+            f" {count} devices of type {device.type}. Use --device cpu."
+        )
+    if device.type == "cpu" and options.offload != "none":
+        raise ValueError(
+            f"`--offload` {options.offload} has no effect on the CPU. Leave it out, or name an accelerator."
+        )
+    return device
+
+
+def _check_model(options: GenerateOptions, source: VideoInfo | None) -> None:
+    """Look at the configuration of a model, and at what depends on it, before weights are fetched and loaded."""
+    import diffusers
+
+    from diffusers_video.pipelines.checks import check_integer
+    from diffusers_video.pipelines.image_models import is_single_file
+
+    if options.scheduler is not None:
+        getattr(diffusers, SCHEDULERS[options.scheduler])()  # raises where a package that it needs is missing
+    flag, name = ("--model", options.model) if options.image_model is None else ("--image-model", options.image_model)
+    block_count = UNKNOWN_BLOCK_COUNT
+    if name is not None:
+        _check_name(flag, name)
+        if options.config is not None and not is_single_file(name):
+            raise ValueError(f"`--config` has no effect on {name!r}, which is not a single file. Leave it out.")
+        if options.variant is not None and is_single_file(name):
+            raise ValueError(f"`--variant` has no effect on {name!r}, which is a single file. Leave it out.")
+        if not is_single_file(name):
+            block_count = _check_configuration(flag, name, options)
+        elif flag == "--model":
+            raise ValueError(
+                f"`--model` must be a folder or Hub id, but is the file {name!r}. Is it an --image-model?"
+            )
+    for size_flag, value in (("--height", options.height), ("--width", options.width)):
+        if value is None and source is not None:
+            size_flag, value = f"{size_flag} of --video", getattr(source, size_flag.removeprefix("--"))
+        if value is not None:
+            check_integer(size_flag, value, multiple_of=2 ** (block_count - 1))
+
+
+def _check_name(flag: str, name: str) -> None:
+    from diffusers_video.pipelines.image_models import is_single_file
+
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or is_single_file(name)
+    if is_path and "://" not in name and not os.path.exists(name):
+        raise FileNotFoundError(f"`{flag}` must be a folder, a file or a Hub id, but {name!r} does not exist.")
+
+
+def _check_configuration(flag: str, name: str, options: GenerateOptions) -> int:
+    from diffusers import AutoencoderKL, DiffusionPipeline
+
+    where = {key: value for key, value in options.load_arguments().items() if key in ("revision", "token")}
+    if where and os.path.exists(name):
+        raise ValueError(f"`--{next(iter(where))}` has no effect on {name!r}, which is on this machine. Leave it out.")
+    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "model_index.json")):
+        raise FileNotFoundError(f"`{flag}` must be a saved pipeline, but the folder {name!r} has no model_index.json.")
+    index = DiffusionPipeline.load_config(name, **where)
+    unet_class = (index.get("unet") or [None, None])[1]
+    if flag == "--model" and unet_class == "UNet2DConditionModel":
+        raise ValueError(f"`--model` must be a video model, but {name!r} is an image model. Pass it as --image-model.")
+    if flag == "--image-model" and unet_class == "UNetVideoConditionModel":
+        raise ValueError(f"`--image-model` must be an image model, but {name!r} is a video model. Pass it as --model.")
+    vae = AutoencoderKL.load_config(name, subfolder="vae", **where)
+    return len(vae.get("block_out_channels", range(UNKNOWN_BLOCK_COUNT)))
+
+
+def _load_pipeline(options: GenerateOptions, device: torch.device) -> TextToVideoPipeline:
+    import diffusers
+    import torch
+
+    from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
+    from diffusers_video.pipelines.untrained import build_untrained_pipeline
+
+    dtype = getattr(torch, options.dtype or ("float16" if device.type == "cuda" else "float32"))
+    if options.model is not None:
+        pipeline = TextToVideoPipeline.from_pretrained(options.model, dtype=dtype, **options.load_arguments())
+    elif options.image_model is not None:
+        _note(NEW_LAYERS_NOTICE)
+        preset = options.preset or "videoldm"
+        load = options.load_arguments()
+        pipeline = TextToVideoPipeline.from_image_model(options.image_model, preset, dtype=dtype, **load)
+    else:
+        _note(UNTRAINED_NOTICE)
+        pipeline = build_untrained_pipeline()
+        pipeline = pipeline if dtype == torch.float32 else pipeline.to(dtype)
+    if options.scheduler is not None:
+        scheduler_class = getattr(diffusers, SCHEDULERS[options.scheduler])
+        pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config)
+    if options.offload == "none":
+        return pipeline.to(device)
+    if options.offload == "group":
+        pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    elif options.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.enable_model_cpu_offload(device=device)
+    return pipeline
+
+
+@_command(InfoOptions)
+def info(options: InfoOptions) -> None:
+    """Say what a checkpoint is, how large, and what memory a clip would need; loads no weights."""
+    import torch
+
+    from diffusers_video.pipelines.checkpoint_info import describe_checkpoint
+    from diffusers_video.pipelines.memory import METHOD, estimate_checkpoint_memory
+
+    checkpoint = describe_checkpoint(options.checkpoint)
+    clip = options.clip_arguments()
+    if "dtype" in clip:
+        clip["dtype"] = getattr(torch, clip["dtype"])
+    memory, obstacle = None, ""
+    try:
+        memory = estimate_checkpoint_memory(checkpoint, **clip)
+    except ValueError as error:
+        if clip:
+            raise
+        obstacle = str(error)
+    if options.as_json:
+        typer.echo(json.dumps(_as_plain(checkpoint, memory), indent=2))
+        return
+    typer.echo("\n".join(_checkpoint_lines(checkpoint)))
+    typer.echo("\n".join(_memory_lines(memory, METHOD) if memory else [f"Memory of a clip: not known. {obstacle}"]))
+
+
+def _as_plain(checkpoint: CheckpointInfo, memory: ClipMemory | None) -> dict[str, Any]:
+    plain = {**dataclasses.asdict(checkpoint), "path": str(checkpoint.path)}
+    for component in plain["components"]:
+        del component["config"]
+    if memory is not None:
+        peaks = {"peak": memory.peak, "peak_with_model_offload": memory.peak_with_model_offload}
+        plain["memory"] = {**dataclasses.asdict(memory), **peaks}
+    return plain
+
+
+def _checkpoint_lines(checkpoint: CheckpointInfo) -> list[str]:
+    class_name = f" ({checkpoint.class_name})" if checkpoint.class_name else ""
+    lines = [f"{checkpoint.path}: {checkpoint.kind}{class_name}", ""]
+    rows = [("component", "class", "parameters", "temporal", "on disk", "type")]
+    for part in checkpoint.components:
+        counts = (
+            f"{count:,}" if part.num_parameters else ""
+            for count in (part.num_parameters, part.num_temporal_parameters)
+        )
+        size = _bytes(part.bytes_on_disk) if part.bytes_on_disk else ""
+        rows.append((part.name, part.class_name or "", *counts, size, ", ".join(part.dtypes)))
+    temporal = sum(part.num_temporal_parameters for part in checkpoint.components)
+    rows.append(("total", "", f"{checkpoint.num_parameters:,}", f"{temporal:,}", _bytes(checkpoint.bytes_on_disk), ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 2 <= i <= 4 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    sizes = ", ".join(
+        f"{_bytes(checkpoint.num_parameters * size)} in {name}" for name, size in BYTES_PER_PARAMETER.items()
+    )
+    options = ", ".join(f"{name}={value}" for name, value in checkpoint.options.items())
+    return [*lines, "", f"Weights: {sizes}", *([f"Options: {options}"] if options else [])]
+
+
+def _memory_lines(memory: ClipMemory, method: str) -> list[str]:
+    clips = "1 clip" if memory.batch_size == 1 else f"{memory.batch_size} clips"
+    lines = [
+        "",
+        f"Memory for {clips} of {memory.num_frames} frames, {memory.width}x{memory.height} pixels, {memory.dtype}:",
+        f"  weights    {_bytes(sum(memory.weights.values())):>10}",
+        f"  denoising  {_bytes(memory.denoising):>10} more",
+    ]
+    if memory.decoding:
+        lines.append(f"  decoding   {_bytes(memory.decoding):>10} more")
+    lines.append(f"  peak       {_bytes(memory.peak):>10}")
+    if len(memory.weights) > 1:
+        lines.append(f"  peak       {_bytes(memory.peak_with_model_offload):>10} with --offload model")
+    return [*lines, method]
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+@_command(PushOptions)
+def push(options: PushOptions) -> None:
+    """Upload the folder of a saved video pipeline to the Hub."""
+    from diffusers_video.hub import push_pipeline_to_hub
+    from diffusers_video.pipelines.checkpoint_info import check_pipeline_folder
+
+    check_pipeline_folder(options.folder)
+    address = push_pipeline_to_hub(
+        options.folder,
+        options.repo_id,
+        commit_message=options.message,
+        private=options.private,
+        token=options.token,
+        create_pr=options.create_pr,
+        subfolder=options.subfolder,
+        self_contained=options.self_contained,
+        overwrite_card=options.overwrite_card,
+    )
+    typer.echo(f"Pushed {options.folder}: {address}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Which components fit together in a pipeline with a text-conditioned video denoiser."""
+
+from typing import Any
+
+from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin
+from torch import nn
+
+from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
+from diffusers_video.pipelines.latents import is_video_autoencoder, latents_shape
+from diffusers_video.pipelines.scheduling import check_scheduler
+
+
+def check_components(vae: nn.Module | None, unet: nn.Module | None, scheduler: SchedulerMixin | None) -> None:
+    """
+    Refuse components of a kind that a video pipeline cannot use; `None` is accepted.
+
+    Args:
+        vae (`torch.nn.Module`, *optional*): The autoencoder.
+        unet (`torch.nn.Module`, *optional*): The denoiser.
+        scheduler (`SchedulerMixin`, *optional*): The scheduler.
+
+    Raises:
+        TypeError: If one is of another kind.
+        ValueError: If the denoiser is an image model, or the scheduler does not fit.
+    """
+    unet, vae = (getattr(module, "_orig_mod", module) for module in (unet, vae))
+    if unet is not None and not isinstance(unet, UNetVideoConditionModel):
+        raise ValueError(
+            f"`unet` must be a UNetVideoConditionModel, but is a {type(unet).__name__}. Make a video pipeline of an"
+            " image pipeline by `TextToVideoPipeline.from_image_model`, or a video U-Net of a UNet2DConditionModel by"
+            " `UNetVideoConditionModel.from_unet2d`."
+        )
+    if vae is not None and not (isinstance(vae, (AutoencoderKL, AutoencoderTiny)) or is_video_autoencoder(vae)):
+        raise TypeError(
+            f"`vae` must be an AutoencoderKL, an AutoencoderTiny or an autoencoder of videos, but is a"
+            f" {type(vae).__name__}."
+        )
+    if scheduler is not None:
+        check_scheduler(scheduler)
+
+
+def check_denoiser(unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | None, task: str) -> None:
+    """
+    Refuse a denoiser that wants inputs which the pipeline does not have.
+
+    Args:
+        unet (`torch.nn.Module`): The denoiser.
+        vae (`torch.nn.Module`): The autoencoder.
+        text_encoder_2 (`torch.nn.Module`, *optional*): Second text encoder of Stable Diffusion XL.
+        task (`str`): What the pipeline does, for the message.
+
+    Raises:
+        ValueError: If channels differ or an input is wanted that there is none of.
+    """
+    config = unet.config
+    channels = vae.config.latent_channels if not is_video_autoencoder(vae) else latents_shape(vae, 1, 8, 8)[0]
+    if config.in_channels != channels or config.out_channels != channels:
+        raise ValueError(
+            f"{task} needs a `unet` with as many channels as the latents of `vae`, {channels}, but it takes"
+            f" {config.in_channels} channels and gives {config.out_channels}. Inpainting (9) and instruction"
+            " (8 channels) models also take an image, which this pipeline has none of; use their text-to-image model."
+        )
+    unmet = {
+        "class_embed_type": config.class_embed_type,
+        "num_class_embeds": config.num_class_embeds,
+        "addition_embed_type": None if config.addition_embed_type == "text_time" else config.addition_embed_type,
+        "encoder_hid_dim_type": _unmet(config.encoder_hid_dim_type, ("ip_image_proj", "text_proj")),
+        "added_time_ids": [name for name in config.get("added_time_ids") or () if name != "fps"] or None,
+    }
+    for option, value in unmet.items():
+        if value is not None:
+            raise ValueError(
+                f"{task} cannot use this `unet`: its {option}={value!r} wants an input that the pipeline lacks."
+            )
+    if config.addition_embed_type == "text_time" and text_encoder_2 is not None:
+        expected = config.projection_class_embeddings_input_dim
+        have = text_encoder_2.config.projection_dim + 6 * config.addition_time_embed_dim
+        if have != expected:
+            raise ValueError(
+                f"{task} cannot use this `unet`: its size and text conditions have {expected} numbers, but"
+                f" `text_encoder_2` and six sizes give {have}. A refiner takes a score instead; use its base model."
+            )
+
+
+def _unmet(value: Any, met: tuple[str, ...]) -> Any:
+    return None if value in met else value

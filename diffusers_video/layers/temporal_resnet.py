@@ -1,11 +1,27 @@
 """The temporal residual block that stands behind every spatial residual block."""
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .layout import images_to_videos
 
 
 # Shapes: B videos, C channels, F frames, H height, W width; N = B * F images.
+
+
+class TemporalConv(nn.Conv3d):
+    """
+    A `Conv3d` whose kernel has no extent in space, computed as a 2D convolution over frames and positions.
+
+    Takes the arguments and holds the weights of a `torch.nn.Conv3d`. On the CPU PyTorch's own 3D convolution gathers
+    its whole input into columns, which takes longer and more memory (measured by examples/benchmarks/unet_cost.py).
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        output = functional.conv2d(
+            input.flatten(3), weight.flatten(3), bias, (self.stride[0], 1), (self.padding[0], 0), (self.dilation[0], 1)
+        )
+        return output.unflatten(3, input.shape[3:])
 
 
 class TemporalResnetBlock(nn.Module):
@@ -36,11 +52,11 @@ class TemporalResnetBlock(nn.Module):
         super().__init__()
         kernel = {"kernel_size": (3, 1, 1), "padding": (1, 0, 0)}
         self.norm1 = nn.GroupNorm(num_groups, channels, eps=eps)
-        self.conv1 = nn.Conv3d(channels, channels, **kernel)
+        self.conv1 = TemporalConv(channels, channels, **kernel)
         self.time_emb_proj = None if temb_channels is None else nn.Linear(temb_channels, channels)
         self.norm2 = nn.GroupNorm(num_groups, channels, eps=eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv3d(channels, channels, **kernel)
+        self.conv2 = TemporalConv(channels, channels, **kernel)
         self.nonlinearity = nn.SiLU()
         nn.init.zeros_(self.conv2.weight)  # so that a new video model draws exactly what its image model draws
         nn.init.zeros_(self.conv2.bias)

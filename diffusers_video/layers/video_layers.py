@@ -150,7 +150,7 @@ class VideoTransformer2DModel(_VideoAttention, Transformer2DModel):
         images, _, height, width = hidden_states.shape
         residual = hidden_states
         tokens, inner_dim = self._operate_on_continuous_inputs(hidden_states)
-        positions = None if self.time_pos_embed is None else self.time_pos_embed(clip.num_frames, tokens)
+        positions = None
         checkpoint = (
             self._gradient_checkpointing_func if torch.is_grad_enabled() and self.gradient_checkpointing else None
         )
@@ -158,7 +158,9 @@ class VideoTransformer2DModel(_VideoAttention, Transformer2DModel):
             arguments = (tokens, attention_mask, encoder_hidden_states, encoder_attention_mask, timestep)
             arguments += (cross_attention_kwargs, class_labels)
             tokens = block(*arguments) if checkpoint is None else checkpoint(block, *arguments)
-            if positions is not None:
+            if self.temporal_transformer_blocks is not None:
+                if positions is None:  # made here: the peak of memory lies in the spatial block
+                    positions = self.time_pos_embed(clip.num_frames, tokens)
                 temporal_block = self.temporal_transformer_blocks[index]
                 tokens = apply_temporal_block(temporal_block, tokens, positions, self.time_mixer, clip, checkpoint)
         output = self._get_output_for_continuous_inputs(tokens, residual, images, height, width, inner_dim)

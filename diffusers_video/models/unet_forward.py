@@ -86,12 +86,12 @@ class UNetForwardMixin:
         for block in self.down_blocks:
             if getattr(block, "has_cross_attention", False):
                 extra = {"additional_residuals": adapter.pop(0)} if adapter else {}
-                images, new_skips = block(hidden_states=images, temb=clip, **attention, **extra)
+                images, block_skips = block(hidden_states=images, temb=clip, **attention, **extra)
             else:
-                images, new_skips = block(hidden_states=images, temb=clip)
+                images, block_skips = block(hidden_states=images, temb=clip)
                 if adapter:
                     images += adapter.pop(0)
-            skips += new_skips
+            skips += block_skips
         if controlnet is not None:
             skips = [skip + residual for skip, residual in zip(skips, controlnet[0], strict=True)]
         if self.mid_block is not None:

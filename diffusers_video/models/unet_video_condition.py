@@ -355,7 +355,8 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         controlnet, adapter = sort_residuals(
             down_block_additional_residuals, mid_block_additional_residual, down_intrablock_additional_residuals
         )
-        images = self._run_blocks(self.conv_in(images), clip, attention, controlnet, adapter)
+        images = self.conv_in(images)
+        images = self._run_blocks(images, clip, attention, controlnet, adapter)
         if self.conv_norm_out:
             images = self.conv_act(self.conv_norm_out(images))
         output = images_to_videos(self.conv_out(images), num_frames)

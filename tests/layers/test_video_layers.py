@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffusers_video.layers.clip import Clip, get_frame_visibility
 from diffusers_video.layers.temporal_attention import TemporalAttention
-from diffusers_video.layers.temporal_resnet import TemporalResnetBlock
+from diffusers_video.layers.temporal_resnet import TemporalConv, TemporalResnetBlock
 from diffusers_video.layers.temporal_transformer import TemporalTransformerBlock
 from diffusers_video.layers.video_layers import TemporalOptions, is_temporal, make_video_layer, repeat_for_frames
 
@@ -153,6 +153,19 @@ def test_temporal_convolutions_reach_two_frames_on_each_side() -> None:
     changed[:, :, 4] += 1
     difference = (block(changed) - block(hidden_states)).abs().amax((0, 1, 3, 4))
     assert (difference > 0).tolist() == [False, False, True, True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_temporal_convolution_is_a_3d_convolution(layout: torch.memory_format) -> None:
+    ours = TemporalConv(6, 4, kernel_size=(3, 1, 1), padding=(1, 0, 0)).to(memory_format=layout)
+    theirs = nn.Conv3d(6, 4, kernel_size=(3, 1, 1), padding=(1, 0, 0))
+    theirs.load_state_dict(ours.state_dict())
+    hidden_states = torch.randn(2, 6, 5, 3, 7).to(memory_format=layout).requires_grad_()
+    got, want = ours(hidden_states), theirs(hidden_states)
+    torch.testing.assert_close(got, want)
+    for gradients in zip(torch.autograd.grad(got.square().sum(), [hidden_states, *ours.parameters()]),
+                         torch.autograd.grad(want.square().sum(), [hidden_states, *theirs.parameters()]), strict=True):  # fmt: skip
+        torch.testing.assert_close(*gradients)
 
 
 def test_a_new_block_is_the_identity_and_learns_everywhere_after_one_step() -> None:

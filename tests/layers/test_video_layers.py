@@ -163,9 +163,10 @@ def test_temporal_convolution_is_a_3d_convolution(layout: torch.memory_format) -
     hidden_states = torch.randn(2, 6, 5, 3, 7).to(memory_format=layout).requires_grad_()
     got, want = ours(hidden_states), theirs(hidden_states)
     torch.testing.assert_close(got, want)
-    for gradients in zip(torch.autograd.grad(got.square().sum(), [hidden_states, *ours.parameters()]),
-                         torch.autograd.grad(want.square().sum(), [hidden_states, *theirs.parameters()]), strict=True):  # fmt: skip
-        torch.testing.assert_close(*gradients)
+    ours_grad = torch.autograd.grad(got.square().sum(), [hidden_states, *ours.parameters()])
+    theirs_grad = torch.autograd.grad(want.square().sum(), [hidden_states, *theirs.parameters()])
+    for ours_one, theirs_one in zip(ours_grad, theirs_grad, strict=True):
+        torch.testing.assert_close(ours_one, theirs_one)
 
 
 def test_a_new_block_is_the_identity_and_learns_everywhere_after_one_step() -> None:

@@ -54,11 +54,15 @@ def opened(
             if container.format.name == "image2" or container.format.name.endswith(("_pipe", "tty")):
                 raise ValueError(f"`path` {path} must be a video, but is a still image or text. Open it as such.")
             stream = _video_stream(path, container) if stream_index is None else container.streams[stream_index]
+            if stream.codec_context is None:
+                raise ValueError(
+                    f"`path` {path} is encoded by an unknown codec. Encode it again, for instance as H.264."
+                )
             stream.thread_type = "AUTO"
             yield container, stream
     except PermissionError:
         raise
-    except (av.FFmpegError, EOFError) as error:
+    except (av.FFmpegError, EOFError, UnicodeDecodeError) as error:  # the last from damaged tags
         raise ValueError(
             f"`path` {path} cannot be read as a video ({error}): it is empty, truncated, damaged or of another kind."
             " Fetch or encode it again."

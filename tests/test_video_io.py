@@ -685,3 +685,10 @@ def test_info_of_a_file_that_changed_is_refused(tmp_path: Path) -> None:
 def test_the_examples_in_the_documentation_run() -> None:
     result = doctest.testmod(video_io)
     assert result.attempted > 5 and result.failed == 0
+
+
+def test_a_video_of_an_unknown_codec_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_video(torch.zeros(3, 3, 32, 32), tmp_path / "clip.mp4", fps=8)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(ValueError, match="clip.mp4 is encoded by an unknown codec"):
+        probe_video(path)

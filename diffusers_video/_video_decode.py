@@ -56,8 +56,6 @@ def opened(
             stream = _video_stream(path, container) if stream_index is None else container.streams[stream_index]
             if stream.codec_context is None:
                 raise ValueError(f"`path` {path} is encoded by an unknown codec. Encode it again, say as H.264.")
-                    f"`path` {path} is encoded by an unknown codec. Encode it again, for instance as H.264."
-                )
             stream.thread_type = "AUTO"
             yield container, stream
     except PermissionError:

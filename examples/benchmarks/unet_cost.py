@@ -1,0 +1,336 @@
+"""
+What a video U-Net costs, next to the image U-Net and to diffusers' video U-Nets of the same geometry, in one run.
+
+Three numbers per network, all with random weights, the geometry of Stable Diffusion 1.5 and 77 text tokens:
+
+- `flops`: counted under fake tensors, over those of the image U-Net on the same frames;
+- `time`: seconds of one forward call on this CPU, ours and a peer's in turn, median of the pairs' ratios;
+- `memory`: peak bytes that one forward call allocates on the CPU, weights excluded.
+
+    python examples/benchmarks/unet_cost.py
+    python examples/benchmarks/unet_cost.py --only time --pairs 9 --threads 1 --json cost.json
+"""
+
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import diffusers
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel
+
+
+# Shapes: B videos, C channels, F frames, H height, W width, L text tokens, D text width.
+
+YARDSTICK = "UNet2DConditionModel"
+FLOPS_BARS = {"videoldm": 1.68, "light": 1.20}  # at most this many times the image U-Net's
+TIME_BARS = {"light": 0.82, "videoldm": 0.95}  # at most this share of the peer's seconds
+PEERS = {"light": "UNetMotionModel", "videoldm": "UNetSpatioTemporalConditionModel"}
+FLOPS_LATENT_SIZE, RUN_LATENT_SIZE = 32, 16
+NUM_TOKENS = 77
+MEASURES = ("flops", "time", "memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Size of the clip that every network is given."""
+
+    num_frames: int = 16
+    latent_size: int = RUN_LATENT_SIZE
+    text_dim: int = 768
+
+    def make(self) -> tuple[Tensor, Tensor]:
+        """Return noise of shape (1, 4, F, H, W) and text of shape (1, L, D)."""
+        generator = torch.Generator().manual_seed(0)
+        sample = torch.randn(1, 4, self.num_frames, self.latent_size, self.latent_size, generator=generator)
+        return sample, torch.randn(1, NUM_TOKENS, self.text_dim, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network: its class, what of its configuration is not the default, and how it takes a clip."""
+
+    model_class: type[nn.Module]
+    arrange: Callable[[Tensor, Tensor], tuple[Any, ...]]
+    suffix: str = "2D"  # of the names of its blocks, for the tiny geometry
+    options: dict[str, Any] = field(default_factory=dict)
+    tiny_options: dict[str, Any] = field(default_factory=lambda: {"attention_head_dim": 2})
+
+    def build(self, text_dim: int, is_tiny: bool) -> nn.Module:
+        """Build the network with random weights, in evaluation mode."""
+        options = {"cross_attention_dim": text_dim, **self.options}
+        if is_tiny:
+            options |= {
+                "block_out_channels": (32, 64),
+                "layers_per_block": 1,
+                "down_block_types": (f"CrossAttnDownBlock{self.suffix}", f"DownBlock{self.suffix}"),
+                "up_block_types": (f"UpBlock{self.suffix}", f"CrossAttnUpBlock{self.suffix}"),
+                **self.tiny_options,
+            }
+        return self.model_class(**options).eval()
+
+
+def repeat_text(text: Tensor, sample: Tensor) -> Tensor:
+    """Give every frame the text of its video, for networks that want it so."""
+    return text.repeat_interleave(sample.shape[2], dim=0)
+
+
+def as_images(sample: Tensor, text: Tensor) -> tuple[Any, ...]:
+    """Arrange a clip for an image U-Net: every frame an image of its own."""
+    return sample.transpose(1, 2).flatten(0, 1), 500, repeat_text(text, sample)
+
+
+def as_video(sample: Tensor, text: Tensor) -> tuple[Any, ...]:
+    """Arrange a clip for networks that take (B, C, F, H, W) and the text once per video."""
+    return sample, 500, text
+
+
+def as_motion(sample: Tensor, text: Tensor) -> tuple[Any, ...]:
+    """Arrange a clip for `UNetMotionModel`, which takes the text once per frame."""
+    return sample, 500, repeat_text(text, sample)
+
+
+def as_frames_first(sample: Tensor, text: Tensor) -> tuple[Any, ...]:
+    """Arrange a clip for `UNetSpatioTemporalConditionModel`: (B, F, C, H, W), and three numbers per video."""
+    return sample.transpose(1, 2), 500, text, torch.zeros(sample.shape[0], 3)
+
+
+NETWORKS = {
+    YARDSTICK: Network(model_class=diffusers.UNet2DConditionModel, arrange=as_images),
+    **{
+        preset: Network(model_class=UNetVideoConditionModel, arrange=as_video, options=PRESETS[preset])
+        for preset in FLOPS_BARS
+    },
+    "UNetMotionModel": Network(
+        model_class=diffusers.UNetMotionModel,
+        arrange=as_motion,
+        suffix="Motion",
+        tiny_options={"num_attention_heads": 2, "motion_num_attention_heads": 2},
+    ),
+    "UNet3DConditionModel": Network(
+        model_class=diffusers.UNet3DConditionModel,
+        arrange=as_video,
+        suffix="3D",
+        tiny_options={"attention_head_dim": 8},
+    ),
+    "UNetSpatioTemporalConditionModel": Network(
+        model_class=diffusers.UNetSpatioTemporalConditionModel,
+        arrange=as_frames_first,
+        suffix="SpatioTemporal",
+        options={"in_channels": 4},
+        tiny_options={"num_attention_heads": (1, 2)},
+    ),
+}
+
+
+def count_flops(network: Network, clip: Clip, is_tiny: bool = False) -> int:
+    """
+    Count the floating point operations of one forward call; no weight and no feature is ever computed.
+
+    Args:
+        network ([`Network`]): What to count.
+        clip ([`Clip`]): Its input.
+        is_tiny (`bool`, *optional*, defaults to `False`): Count the tiny geometry.
+
+    Returns:
+        `int`: Multiplications and additions of convolutions, linear layers and attention.
+    """
+    # PyTorch's counter has no formula for the CPU's fused attention and would count it as nothing: take the unfused.
+    with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network.build(clip.text_dim, is_tiny)(*network.arrange(*clip.make()))
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> list[tuple[float, float]]:
+    """
+    Time two calls in turn, so that whatever slows the machine down slows both.
+
+    Args:
+        ours (`Callable`): First call of each pair.
+        peer (`Callable`): Second call of each pair.
+        pairs (`int`): Number of pairs; one more pair is run before and not counted.
+
+    Returns:
+        `list[tuple[float, float]]`: Seconds of both calls, for each pair.
+    """
+    return [(_seconds(ours), _seconds(peer)) for _ in range(pairs + 1)][1:]
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """
+    Measure how far the memory that PyTorch holds on the CPU rises during a call.
+
+    Args:
+        call (`Callable`): What to measure; what is allocated before it, such as weights, does not count.
+
+    Returns:
+        `int`: Peak of the allocated bytes, those inside operators included.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    allocated = peak = 0
+    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
+        allocated += event["args"]["Bytes"]
+        peak = max(peak, allocated)
+    return peak
+
+
+def compare_flops(clip: Clip, is_tiny: bool) -> dict[str, int]:
+    """Count every network of the table."""
+    return {name: count_flops(network, clip, is_tiny) for name, network in NETWORKS.items()}
+
+
+def compare_runs(preset: str, clip: Clip, measures: Sequence[str], pairs: int, is_tiny: bool) -> dict[str, Any]:
+    """
+    Run one of our presets against its peer.
+
+    Args:
+        preset (`str`): `"light"` or `"videoldm"`.
+        clip ([`Clip`]): Input of both.
+        measures (`Sequence[str]`): Out of `"time"` and `"memory"`.
+        pairs (`int`): Pairs of timed calls.
+        is_tiny (`bool`): Use the tiny geometry.
+
+    Returns:
+        `dict`: `seconds`, a list of pairs, and `peak_bytes`, one pair: ours first; those that were asked for.
+    """
+    inputs = clip.make()
+    calls = []
+    for network in (NETWORKS[preset], NETWORKS[PEERS[preset]]):
+        model, arguments = network.build(clip.text_dim, is_tiny), network.arrange(*inputs)
+        calls.append(lambda model=model, arguments=arguments: model(*arguments))
+    result = {}
+    if "time" in measures:
+        result["seconds"] = time_pairs(*calls, pairs)
+    if "memory" in measures:
+        result["peak_bytes"] = [peak_bytes(call) for call in calls]
+    del calls, model
+    gc.collect()  # networks of several gigabytes: free this pair before the next is built
+    return result
+
+
+def flops_table(flops: dict[str, int], clip: Clip) -> tuple[Table, list[str]]:
+    """Show the counts, and say whether each bar holds."""
+    title = f"FLOPs, {clip.num_frames} frames, {clip.latent_size}x{clip.latent_size} latents"
+    table = Table("network", "TFLOPs", f"over {YARDSTICK}", title=title)
+    ratios = {name: count / flops[YARDSTICK] for name, count in flops.items()}
+    for name, count in flops.items():
+        table.add_row(name, f"{count / 1e12:.4g}", f"{ratios[name]:.3f}")
+    verdicts = [
+        _verdict(f'FLOPs of "{preset}" over {YARDSTICK}', ratios[preset], bar) for preset, bar in FLOPS_BARS.items()
+    ]
+    return table, verdicts
+
+
+def runs_table(runs: dict[str, dict[str, Any]], clip: Clip) -> tuple[Table, list[str]]:
+    """Show seconds and bytes of each pair, and say whether each bar holds."""
+    title = f"One forward call on the CPU, {clip.num_frames} frames, {clip.latent_size}x{clip.latent_size} latents"
+    table = Table("measure", "ours", "peer", "ours", "peer", "ratio", title=title)
+    verdicts = []
+    for preset, run in runs.items():
+        peer = PEERS[preset]
+        if "seconds" in run:
+            ratio = statistics.median(ours / other for ours, other in run["seconds"])
+            ours, other = (statistics.median(column) for column in zip(*run["seconds"], strict=True))
+            table.add_row("seconds", preset, peer, f"{ours:.3f}", f"{other:.3f}", f"{ratio:.3f}")
+            verdicts.append(_verdict(f'wall time of "{preset}" over {peer}', ratio, TIME_BARS[preset]))
+        if "peak_bytes" in run:
+            ours, other = run["peak_bytes"]
+            table.add_row(
+                "peak MiB", preset, peer, f"{ours / 2**20:.1f}", f"{other / 2**20:.1f}", f"{ours / other:.3f}"
+            )
+            verdicts.append(_verdict(f'peak memory of "{preset}" over {peer}', ours / other, 1.0))
+    return table, verdicts
+
+
+def _verdict(what: str, value: float, bar: float) -> str:
+    return f"{what}: {value:.3f}, bar {bar:.2f}: {'holds' if value <= bar else 'MISSED'}"
+
+
+def show(console: Console, table: Table, verdicts: Sequence[str]) -> None:
+    """Print a table and, below it, a line for every bar."""
+    console.print(table)
+    for verdict in verdicts:
+        console.print(verdict, highlight=False, markup=False, soft_wrap=True)
+
+
+def write_json(path: Path, numbers: dict[str, Any]) -> None:
+    """Write the numbers to a temporary file beside `path`, then move it into place."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def main(
+    only: Annotated[Literal["flops", "time", "memory"] | None, typer.Option(help="Measure this alone.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of timed calls.")] = 5,
+    num_frames: Annotated[int, typer.Option(min=1, max=32, help="Frames; `UNetMotionModel` takes up to 32.")] = 16,
+    latent_size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Height and width of the latents; 32 for FLOPs and 16 for runs if not given."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch; all if not given.")] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Tiny networks, to try the script; the bars are not for them.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+) -> None:
+    """Compare the cost of video U-Nets."""
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(
+            f"`--json` must name a file in an existing folder, but {str(json_file.parent)!r} is none. Make it first."
+        )
+    measures = MEASURES if only is None else (only,)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    text_dim = 16 if tiny else 768
+    flops_clip = Clip(num_frames=num_frames, latent_size=latent_size or FLOPS_LATENT_SIZE, text_dim=text_dim)
+    run_clip = Clip(num_frames=num_frames, latent_size=latent_size or RUN_LATENT_SIZE, text_dim=text_dim)
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    numbers = {**versions, "threads": torch.get_num_threads(), "tiny": tiny, "load_average": os.getloadavg()}
+    console = Console()
+    if "flops" in measures:
+        flops = compare_flops(flops_clip, tiny)
+        numbers["flops"] = {"clip": asdict(flops_clip), "networks": flops}
+        show(console, *flops_table(flops, flops_clip))
+    if set(measures) & {"time", "memory"}:
+        runs = {preset: compare_runs(preset, run_clip, measures, pairs, tiny) for preset in PEERS}
+        numbers["runs"] = {"clip": asdict(run_clip), "presets": runs}
+        show(console, *runs_table(runs, run_clip))
+        console.print(f"{numbers['threads']} threads; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    if tiny or num_frames != Clip.num_frames or latent_size is not None:
+        console.print("The bars are for full networks, 16 frames and the default latents, not for this run.")
+    if json_file is not None:
+        write_json(json_file, numbers)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,208 @@
+"""The loss of a batch of clips, in training and on held-out clips."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffusers_video.data.dataset import collate_clips
+from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
+from diffusers_video.training import objectives
+from diffusers_video.training.config import VideoUNetConfig
+from diffusers_video.training.encoding import encode_clips, encode_empty_caption, model_conditions, sample_latents
+from diffusers_video.training.loop import make_generator
+from diffusers_video.training.models import training_scheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLoss:
+    """
+    What the loss of clips depends on, besides the denoiser.
+
+    Args:
+        pipeline ([`TextToVideoPipeline`]): Its frozen models encode clips and captions.
+        scheduler (`DDPMScheduler`): The noise schedule.
+        empty (`dict[str, torch.Tensor]`): An empty caption, encoded.
+        config ([`VideoUNetConfig`]): Settings of the objective.
+    """
+
+    pipeline: TextToVideoPipeline
+    scheduler: DDPMScheduler
+    empty: dict[str, Tensor]
+    config: VideoUNetConfig
+
+    @classmethod
+    def build(cls, pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> "ClipLoss":
+        """
+        Set up the loss, when the frozen models are where they run.
+
+        Args:
+            pipeline ([`TextToVideoPipeline`]): See [`ClipLoss`].
+            config ([`VideoUNetConfig`]): See [`ClipLoss`].
+
+        Returns:
+            [`ClipLoss`]
+        """
+        empty = encode_empty_caption(pipeline)
+        return cls(pipeline=pipeline, scheduler=training_scheduler(pipeline), empty=empty, config=config)
+
+    def encode(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """
+        Encode clips, unless they are packed.
+
+        Args:
+            batch (`dict[str, Any]`): Clips from [`collate_clips`], with `pixel_values` and `text` or with what
+                [`encode_clips`] makes of them.
+
+        Returns:
+            `tuple`: Mean and deviation of the latents by name, and arguments of the denoiser.
+        """
+        device = self.pipeline.vae.device
+        is_packed = "latents_mean" in batch
+        encoded = batch if is_packed else encode_clips(self.pipeline, batch)
+        encoded = {name: value.to(device) for name, value in encoded.items() if isinstance(value, Tensor)}
+        factor = self.pipeline.vae_scale_factor if is_packed else 1
+        height, width = (
+            (side * factor for side in encoded["latents_mean"].shape[-2:])
+            if is_packed
+            else (batch["pixel_values"].shape[-2:])
+        )
+        conditions = model_conditions(self.pipeline, encoded, batch["fps"].to(device), (height, width))
+        return {name: encoded[name] for name in ("latents_mean", "latents_std")}, conditions
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """
+        Compute the loss that is trained on.
+
+        Args:
+            model (`torch.nn.Module`): The denoiser.
+            batch (`dict[str, Any]`): See [`ClipLoss.encode`].
+            generator (`torch.Generator`): Source of all randomness.
+
+        Returns:
+            `torch.Tensor`: Scalar.
+        """
+        config = self.config
+        posterior, conditions = self.encode(batch)
+        latents = sample_latents(*posterior.values(), config.posterior, generator)
+        size, device = len(latents), latents.device
+        dropped = objectives.draw_mask(size, config.caption_dropout, generator)
+        conditions = objectives.drop_captions(conditions, self._empty_conditions(conditions), dropped)
+        image_only = self._draw_images(size, generator)
+        if image_only is not None:
+            conditions["image_only"] = image_only.to(device)
+        noise = objectives.draw_noise(
+            latents.shape,
+            config.noise_prior,
+            config.noise_prior_strength,
+            generator=generator,
+            device=device,
+            image_only=image_only,
+        )
+        if config.noise_offset:
+            per = config.noise_offset_per
+            noise = objectives.add_noise_offset(noise, config.noise_offset, per=per, generator=generator)
+        perturbation = None
+        if config.input_perturbation:
+            own = objectives.draw_noise(latents.shape, generator=generator, device=device)
+            perturbation = config.input_perturbation * own
+        timesteps = objectives.draw_timesteps(size, self.scheduler.config.num_train_timesteps, generator).to(device)
+        return objectives.denoising_loss(
+            model,
+            self.scheduler,
+            latents,
+            conditions,
+            noise=noise,
+            timesteps=timesteps,
+            snr_gamma=config.snr_gamma,
+            perturbation=perturbation,
+        )
+
+    def _empty_conditions(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
+        empty: dict[str, Any] = {"encoder_hidden_states": self.empty["prompt_embeds"]}
+        if "added_cond_kwargs" in conditions:
+            empty["added_cond_kwargs"] = {"text_embeds": self.empty["pooled_prompt_embeds"]}
+        return empty
+
+    def _draw_images(self, batch_size: int, generator: torch.Generator) -> Tensor | None:
+        if self.config.train == "spatial":
+            return torch.ones(batch_size, dtype=torch.bool)
+        if not self.config.image_probability:
+            return None
+        return objectives.draw_mask(batch_size, self.config.image_probability, generator)
+
+
+@dataclass(frozen=True)
+class HeldoutClip:
+    """
+    A clip, noise and timesteps that stay the same, so that losses of different steps can be compared.
+
+    Args:
+        latents (`torch.Tensor` of shape `(1, c, num_frames, h, w)`): The mode of the posterior.
+        conditions (`dict[str, Any]`): Arguments of the denoiser.
+        noise (`torch.Tensor` of shape `(num_timesteps, c, num_frames, h, w)`): Noise for each timestep.
+        timesteps (`torch.Tensor` of shape `(num_timesteps,)`): Noise levels.
+    """
+
+    latents: Tensor
+    conditions: dict[str, Any]
+    noise: Tensor
+    timesteps: Tensor
+
+
+def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
+    """
+    Choose clips spread evenly over a set, and fix their timesteps and noise.
+
+    Args:
+        clip_loss ([`ClipLoss`]): Encodes the clips; its settings say how many.
+        dataset (`Dataset`): The held-out clips.
+
+    Returns:
+        `list[HeldoutClip]`: Timesteps are the middles of equal parts of the schedule.
+    """
+    config, total = clip_loss.config, clip_loss.scheduler.config.num_train_timesteps
+    number = min(config.num_heldout_clips, len(dataset))
+    middles = (torch.arange(config.num_heldout_timesteps) + 0.5) / config.num_heldout_timesteps
+    clips = []
+    for place in range(number):
+        posterior, conditions = clip_loss.encode(collate_clips([dataset[place * len(dataset) // number]]))
+        latents = posterior["latents_mean"]
+        if config.train == "spatial":
+            conditions["image_only"] = torch.ones(1, dtype=torch.bool, device=latents.device)
+        noise = objectives.draw_noise(
+            (len(middles), *latents.shape[1:]),
+            config.noise_prior,
+            config.noise_prior_strength,
+            generator=make_generator(config.seed, place),
+            device=latents.device,
+        )
+        clips.append(HeldoutClip(latents, conditions, noise, (middles * total).long().to(latents.device)))
+    return clips
+
+
+@torch.no_grad()
+def heldout_loss(model: nn.Module, scheduler: DDPMScheduler, clips: list[HeldoutClip]) -> float:
+    """
+    Denoising error on held-out clips: no weights, no dropped captions, nothing random.
+
+    Args:
+        model (`torch.nn.Module`): The denoiser, in evaluation mode.
+        scheduler (`DDPMScheduler`): The noise schedule.
+        clips (`list[HeldoutClip]`): From [`prepare_heldout`], at least one.
+
+    Returns:
+        `float`: Mean over clips and timesteps.
+    """
+    losses = []
+    for clip in clips:
+        for noise, timestep in zip(clip.noise.split(1), clip.timesteps.split(1), strict=True):
+            loss = objectives.denoising_loss(
+                model, scheduler, clip.latents, clip.conditions, noise=noise, timesteps=timestep
+            )
+            losses.append(loss)
+    return torch.stack(losses).double().mean().item()

@@ -1,0 +1,241 @@
+"""Which model trains, and which of its weights."""
+
+import inspect
+import os
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
+from peft import LoraConfig
+from torch import nn
+
+from diffusers_video.layers.video_layers import is_temporal
+from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
+from diffusers_video.pipelines.image_models import is_single_file
+from diffusers_video.pipelines.model_checks import check_denoiser
+from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
+from diffusers_video.training.config import VideoUNetConfig
+
+
+logger = get_logger(__name__)
+
+_FROZEN_COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
+
+
+def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> TextToVideoPipeline:
+    """
+    Load the model to train: an image model as a new video model, or a video pipeline to go on with.
+
+    Args:
+        config ([`VideoUNetConfig`]): Settings.
+        num_frames (`int`): Frames of the longest training clips; what the pipeline draws by default.
+        fps (`float`): Frames per second of the clips, likewise.
+
+    Returns:
+        [`TextToVideoPipeline`], whose configuration holds the choices that sampling depends on.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If it cannot be trained, or settings of new temporal layers come with trained ones.
+    """
+    name = config.pretrained_model_name_or_path
+    load_options = {key: getattr(config, key) for key in ("revision", "variant") if getattr(config, key)}
+    if _is_video_pipeline(name, config.revision):
+        for key in ("preset", "fps_conditioning"):
+            if getattr(config, key):
+                raise ValueError(f"`{key}` is for new temporal layers, but {name!r} has its own. Leave it out.")
+        pipeline = TextToVideoPipeline.from_pretrained(name, **load_options)
+    else:
+        options = {"added_time_ids": ("fps",)} if config.fps_conditioning else {}
+        preset = config.preset or "videoldm"
+        pipeline = TextToVideoPipeline.from_image_model(name, preset, temporal_options=options, **load_options)
+    _check_trainable(pipeline, name)
+    if config.train != "spatial":
+        pipeline.register_to_config(num_frames=num_frames, fps=float(fps))
+    set_noise_schedule(pipeline, config)
+    return pipeline
+
+
+def _is_video_pipeline(name: str, revision: str | None) -> bool:
+    if is_single_file(name) or (os.path.isdir(name) and not os.path.isfile(os.path.join(name, "model_index.json"))):
+        return False
+    if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(
+            f"`pretrained_model_name_or_path` must be a folder, a file or a Hub id, but {name!r} does not exist."
+        )
+    index = DiffusionPipeline.load_config(name, revision=revision)
+    return (index.get("unet") or [None, None])[1] == UNetVideoConditionModel.__name__
+
+
+def _check_trainable(pipeline: TextToVideoPipeline, name: str) -> None:
+    config = pipeline.unet.config
+    check_denoiser(pipeline.unet, pipeline.vae, pipeline.text_encoder_2, "Training from text")
+    if config.time_cond_proj_dim is not None:
+        raise ValueError(
+            f"`pretrained_model_name_or_path` must not be distilled, but {name!r} has guidance built in"
+            " (`time_cond_proj_dim`), which this loss would undo. Train the model it was distilled from."
+        )
+    unknown = set(config.added_time_ids) - {"fps"}
+    if unknown:
+        raise ValueError(f"{name!r} wants `{sorted(unknown)[0]}` of every clip, which training clips do not have.")
+
+
+def set_noise_schedule(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> None:
+    """
+    Put the choices that sampling must follow into the pipeline.
+
+    Zero terminal SNR wants a sampler that starts at the last timestep ("trailing" spacing), a prediction other than
+    epsilon, and a scheduler that knows it; others are replaced by DDIM with the same schedule.
+
+    Args:
+        pipeline ([`TextToVideoPipeline`]): Its scheduler and configuration are changed.
+        config ([`VideoUNetConfig`]): Settings.
+
+    Raises:
+        ValueError: If zero terminal SNR comes with epsilon prediction.
+
+    Source:
+        Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv:2305.08891), Sections 3.1 to 3.3.
+    """
+    scheduler = pipeline.scheduler
+    changes: dict[str, Any] = {}
+    if config.prediction_type is not None:
+        changes["prediction_type"] = config.prediction_type
+    if config.rescale_betas_zero_snr:
+        if changes.get("prediction_type", scheduler.config.prediction_type) == "epsilon":
+            raise ValueError(
+                "`rescale_betas_zero_snr` must not be used with a model that predicts epsilon: at zero SNR that"
+                " teaches nothing. Add `prediction_type=v_prediction`."
+            )
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if "rescale_betas_zero_snr" not in scheduler.config:
+            scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+    pipeline.scheduler = type(scheduler).from_config(scheduler.config, **changes)
+    _save_noise_prior(pipeline, config)
+
+
+def _save_noise_prior(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> None:
+    if config.noise_prior == "independent":
+        return
+    if "noise_prior" in inspect.signature(type(pipeline).__init__).parameters:
+        pipeline.register_to_config(noise_prior=config.noise_prior, noise_prior_strength=config.noise_prior_strength)
+    else:
+        logger.warning(
+            f"{type(pipeline).__name__} starts from independent noise. To sample with the {config.noise_prior} noise"
+            " that is trained on, pass `latents=` from `diffusers_video.training.objectives.draw_noise`."
+        )
+
+
+def training_scheduler(pipeline: TextToVideoPipeline) -> DDPMScheduler:
+    """
+    The noise schedule of a pipeline, in the form that training wants.
+
+    Args:
+        pipeline ([`TextToVideoPipeline`]): Its scheduler says betas and prediction type.
+
+    Returns:
+        `DDPMScheduler`: With `add_noise` and `get_velocity`.
+    """
+    return DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+
+
+def select_trained(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> None:
+    """
+    Freeze everything but what the settings name.
+
+    Args:
+        pipeline ([`TextToVideoPipeline`]): `requires_grad` of its weights is set; with `train=lora` LoRA layers are
+            added to the denoiser, on its spatial and temporal attention unless told otherwise.
+        config ([`VideoUNetConfig`]): `train` and the settings of LoRA.
+
+    Raises:
+        ValueError: If nothing would train.
+    """
+    for name in _FROZEN_COMPONENTS:
+        module = getattr(pipeline, name)
+        if module is not None:
+            module.requires_grad_(False).eval()
+    unet = pipeline.unet
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(_trains(name, config.train))
+    if config.train == "lora":
+        _add_lora(unet, config)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if not any(parameter.requires_grad for parameter in unet.parameters()):
+        raise ValueError(f"`train={config.train}` leaves nothing to train: the model has no such layers.")
+
+
+def _trains(name: str, part: str) -> bool:
+    return {"temporal": is_temporal(name), "spatial": not is_temporal(name), "all": True, "lora": False}[part]
+
+
+def _add_lora(unet: UNetVideoConditionModel, config: VideoUNetConfig) -> None:
+    targets = config.lora_target_modules
+    names = [name for name, _ in unet.named_modules()]
+    missing = [
+        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if missing:
+        raise ValueError(
+            f"`lora_target_modules` must name layers of the model, but no layer's name ends in {missing[0]!r}."
+        )
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.rank if config.lora_alpha is None else config.lora_alpha,
+        init_lora_weights="gaussian",
+        target_modules=targets,
+    )
+    unet.add_adapter(lora)
+
+
+def place_frozen_models(pipeline: TextToVideoPipeline, device: torch.device, mixed_precision: str) -> None:
+    """
+    Bring the frozen models to the device, in half precision where that is asked for.
+
+    Args:
+        pipeline ([`TextToVideoPipeline`]): Its models, but the denoiser.
+        device (`torch.device`): Where they run.
+        mixed_precision (`str`): `"no"`, `"fp16"` or `"bf16"`. An autoencoder that overflows in float16
+            (`force_upcast`) stays in float32.
+    """
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
+    for name in _FROZEN_COMPONENTS:
+        module = getattr(pipeline, name)
+        if module is not None:
+            upcast = name == "vae" and dtype == torch.float16 and module.config.get("force_upcast", False)
+            nn.Module.to(module, device=device, dtype=torch.float32 if upcast else dtype)
+
+
+def count_parameters(module: nn.Module | None) -> tuple[int, int]:
+    """
+    Count weights.
+
+    Args:
+        module (`torch.nn.Module`, *optional*): A model; `None` has none.
+
+    Returns:
+        `tuple[int, int]`: Trained and frozen ones.
+    """
+    parameters = [] if module is None else list(module.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trained, sum(parameter.numel() for parameter in parameters) - trained
+
+
+def describe_models(pipeline: TextToVideoPipeline) -> list[str]:
+    """
+    Say what trains and what does not.
+
+    Args:
+        pipeline ([`TextToVideoPipeline`]): After [`select_trained`].
+
+    Returns:
+        `list[str]`: One line per model.
+    """
+    lines = []
+    for name in ("unet", *_FROZEN_COMPONENTS):
+        trained, frozen = count_parameters(getattr(pipeline, name))
+        if trained + frozen:
+            lines.append(f"{name}: {trained:,} parameters train, {frozen:,} are frozen")
+    return lines

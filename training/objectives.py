@@ -1,0 +1,281 @@
+"""What a denoiser is trained on: targets, weights, noise over frames, dropped captions. Pure functions."""
+
+# Shapes: B videos, C channels, F frames, H height, W width, of latents; L text tokens, D text width.
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from diffusers.training_utils import compute_snr
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+
+NOISE_PRIORS = ("independent", "mixed", "progressive")
+NOISE_OFFSETS = ("frame", "clip")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+def draw_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
+    """
+    Draw one timestep per video, each equally likely.
+
+    Args:
+        batch_size (`int`): Number of videos.
+        num_train_timesteps (`int`): Length of the noise schedule.
+        generator (`torch.Generator`): Source of randomness, on the CPU.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: int64 in [0, num_train_timesteps).
+
+    Source:
+        VideoLDM (arXiv:2304.08818), Section 2: tau is uniform over the diffusion times; all frames share it.
+    """
+    return torch.randint(num_train_timesteps, (batch_size,), generator=generator)
+
+
+def draw_noise(
+    shape: Sequence[int],
+    prior: str = "independent",
+    strength: float = 1.0,
+    *,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    image_only: Tensor | None = None,
+) -> Tensor:
+    """
+    Draw unit Gaussian noise that may be shared between the frames of a video.
+
+    With strength alpha, frame index i, and all e independent and standard normal:
+
+    - "independent": noise_i = e_i
+    - "mixed": noise_i = sqrt(alpha^2 / (1 + alpha^2)) e_shared + sqrt(1 / (1 + alpha^2)) e_i
+    - "progressive": noise_0 = e_0, noise_i = sqrt(alpha^2 / (1 + alpha^2)) noise_(i-1) + sqrt(1 / (1 + alpha^2)) e_i
+
+    Every frame alone has unit variance. Two frames correlate by rho = alpha^2 / (1 + alpha^2) ("mixed"), or by
+    sqrt(rho) to the power of their distance ("progressive").
+
+    Args:
+        shape (`Sequence[int]`): `(batch_size, channels, num_frames, height, width)`.
+        prior (`str`, *optional*, defaults to `"independent"`): `"independent"`, `"mixed"` or `"progressive"`.
+        strength (`float`, *optional*, defaults to 1.0): alpha, above 0; without effect on independent noise.
+        generator (`torch.Generator`): Source of randomness.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the noise is wanted.
+        image_only (`torch.Tensor` of shape `(batch_size,)`, *optional*): `True` for videos whose frames are unrelated
+            images: theirs is independent.
+
+    Returns:
+        `torch.Tensor` of `shape`: float32.
+
+    Raises:
+        ValueError: If the prior is unknown, or the strength is not above 0.
+
+    Source:
+        PYoCo (arXiv:2305.10474), Section 4: mixed and progressive noise model.
+    """
+    if prior not in NOISE_PRIORS:
+        raise ValueError(f"`prior` must be one of {NOISE_PRIORS}, but is {prior!r}. Choose one of them.")
+    if not strength > 0:
+        raise ValueError(f"`strength` must be above 0, but is {strength}. Take `prior='independent'` for none.")
+    own = randn_tensor(tuple(shape), generator=generator, device=torch.device(device), dtype=torch.float32)
+    if prior == "independent":
+        return own
+    shared_part, own_part = (strength**2 / (1 + strength**2)) ** 0.5, (1 / (1 + strength**2)) ** 0.5
+    if prior == "mixed":
+        one_frame = (*shape[:2], 1, *shape[3:])
+        shared = randn_tensor(one_frame, generator=generator, device=torch.device(device), dtype=torch.float32)
+        noise = shared_part * shared + own_part * own
+    else:
+        frames = [own[:, :, 0]]
+        for index in range(1, shape[2]):
+            frames.append(shared_part * frames[-1] + own_part * own[:, :, index])
+        noise = torch.stack(frames, dim=2)
+    if image_only is None:
+        return noise
+    return torch.where(_per_video(image_only.to(noise.device), noise), own, noise)
+
+
+def add_noise_offset(noise: Tensor, strength: float, *, per: str = "frame", generator: torch.Generator) -> Tensor:
+    """
+    Shift noise by a random constant per channel, so that a model learns to change the brightness of whole pictures.
+
+    noise' = noise + strength * e, with e standard normal for each video, channel and (`per="frame"`) frame.
+
+    Args:
+        noise (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Noise.
+        strength (`float`): At least 0; 0.05 to 0.1 is usual.
+        per (`str`, *optional*, defaults to `"frame"`): `"frame"`, or `"clip"`: frames of a video share the constant.
+        generator (`torch.Generator`): Source of randomness.
+
+    Returns:
+        `torch.Tensor` of the shape of `noise`.
+
+    Raises:
+        ValueError: If `per` is unknown.
+
+    Source:
+        N. Guttenberg, "Diffusion With Offset Noise" (2023), https://www.crosslabs.org/blog/diffusion-with-offset-noise;
+        flag `noise_offset` of diffusers' training scripts.
+    """
+    if per not in NOISE_OFFSETS:
+        raise ValueError(f"`per` must be one of {NOISE_OFFSETS}, but is {per!r}. Choose one of them.")
+    num_frames = noise.shape[2] if per == "frame" else 1
+    shape = (*noise.shape[:2], num_frames, 1, 1)
+    return noise + strength * randn_tensor(shape, generator=generator, device=noise.device, dtype=noise.dtype)
+
+
+def draw_mask(batch_size: int, probability: float, generator: torch.Generator) -> Tensor:
+    """
+    Choose videos at random: those whose captions are dropped, or whose frames count as single images.
+
+    Args:
+        batch_size (`int`): Number of videos.
+        probability (`float`): Chance of each, in [0, 1].
+        generator (`torch.Generator`): Source of randomness, on the CPU.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: `torch.bool`.
+    """
+    return torch.rand(batch_size, generator=generator) < probability
+
+
+def drop_captions(conditions: Mapping[str, Any], empty: Mapping[str, Any], mask: Tensor) -> dict[str, Any]:
+    """
+    Replace the text conditions of some videos by those of an empty caption.
+
+    Args:
+        conditions (`Mapping[str, Any]`): `encoder_hidden_states` `(batch_size, tokens, width)`, and perhaps
+            `added_cond_kwargs` with `text_embeds` `(batch_size, width)`; anything else is handed on.
+        empty (`Mapping[str, Any]`): The same of one empty caption, `(1, tokens, width)` and `(1, width)`.
+        mask (`torch.Tensor` of shape `(batch_size,)`): `True` where the caption is dropped.
+
+    Returns:
+        `dict[str, Any]`: New conditions.
+
+    Source:
+        Classifier-free guidance (arXiv:2207.12598), Algorithm 1: c is replaced by the null token with p_uncond.
+    """
+    states = conditions["encoder_hidden_states"]
+    dropped = {"encoder_hidden_states": _replace_rows(states, empty["encoder_hidden_states"], mask)}
+    if "added_cond_kwargs" in conditions:
+        added, empty_added = conditions["added_cond_kwargs"], empty["added_cond_kwargs"]
+        text_embeds = _replace_rows(added["text_embeds"], empty_added["text_embeds"], mask)
+        dropped["added_cond_kwargs"] = {**added, "text_embeds": text_embeds}
+    return {**conditions, **dropped}
+
+
+def prediction_target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """
+    What the denoiser should answer, by the scheduler's `prediction_type`.
+
+    "epsilon": noise; "sample": latents; "v_prediction": sqrt(abar_t) noise - sqrt(1 - abar_t) latents.
+
+    Args:
+        scheduler (`SchedulerMixin`): With `get_velocity`, such as `DDPMScheduler`.
+        latents (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Clean latents.
+        noise (`torch.Tensor` of the same shape): What is added to them.
+        timesteps (`torch.Tensor` of shape `(batch_size,)`): Noise levels.
+
+    Returns:
+        `torch.Tensor` of the same shape.
+
+    Raises:
+        ValueError: If the scheduler's `prediction_type` is another one.
+
+    Source:
+        DDPM (arXiv:2006.11239), Eq. 14 (epsilon); progressive distillation (arXiv:2202.00512), Section 4 (x and v).
+    """
+    prediction_type = scheduler.config.prediction_type
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return latents
+    if prediction_type == "v_prediction":
+        return scheduler.get_velocity(latents, noise, timesteps)
+    raise ValueError(
+        f"`scheduler` must have a `prediction_type` out of {PREDICTION_TYPES}, but has {prediction_type!r}. Set one."
+    )
+
+
+def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) -> Tensor:
+    """
+    Weights that keep nearly clean latents from dominating the loss.
+
+    In terms of the error of the denoised sample the weight is min(SNR, gamma), with SNR = abar_t / (1 - abar_t). An
+    error of that size is an error of epsilon times 1 / SNR, and of v times 1 / (SNR + 1), hence
+
+    "sample": min(SNR, gamma); "epsilon": min(SNR, gamma) / SNR; "v_prediction": min(SNR, gamma) / (SNR + 1).
+
+    Args:
+        scheduler (`SchedulerMixin`): With `alphas_cumprod` and `prediction_type`.
+        timesteps (`torch.Tensor` of shape `(batch_size,)`): Noise levels.
+        gamma (`float`): Above 0; 5 in the paper.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: float32.
+
+    Source:
+        Min-SNR (arXiv:2303.09556), Section 3.4.
+    """
+    snr = compute_snr(scheduler, timesteps)
+    clipped = snr.clamp(max=gamma)
+    prediction_type = scheduler.config.prediction_type
+    if prediction_type == "sample":
+        return clipped
+    return clipped / (snr + 1 if prediction_type == "v_prediction" else snr)
+
+
+def denoising_loss(
+    model: nn.Module,
+    scheduler: SchedulerMixin,
+    latents: Tensor,
+    conditions: Mapping[str, Any],
+    *,
+    noise: Tensor,
+    timesteps: Tensor,
+    snr_gamma: float | None = None,
+    perturbation: Tensor | None = None,
+) -> Tensor:
+    """
+    Squared error of the denoiser, averaged over videos.
+
+    L = mean_b w(t_b) mean | f(sqrt(abar_t) z + sqrt(1 - abar_t) noise; c, t) - target |^2
+
+    Args:
+        model (`torch.nn.Module`): Video denoiser, called as [`UNetVideoConditionModel`].
+        scheduler (`SchedulerMixin`): The noise schedule, such as a `DDPMScheduler`, with the `prediction_type`.
+        latents (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Clean latents.
+        conditions (`Mapping[str, Any]`): Further arguments of the model.
+        noise (`torch.Tensor` of the same shape): Noise, see [`draw_noise`].
+        timesteps (`torch.Tensor` of shape `(batch_size,)`): Noise levels, see [`draw_timesteps`].
+        snr_gamma (`float`, *optional*): gamma of [`min_snr_weights`]; otherwise all weights are 1.
+        perturbation (`torch.Tensor` of the same shape, *optional*): Added to the noise that the model sees, but not
+            to the target (input perturbation, arXiv:2301.11706, Algorithm 1).
+
+    Returns:
+        `torch.Tensor`: Scalar, float32.
+
+    Source:
+        VideoLDM (arXiv:2304.08818), Eqs. 1 and 2.
+    """
+    latents, noise = latents.float(), noise.float()
+    noisy = scheduler.add_noise(latents, noise if perturbation is None else noise + perturbation, timesteps)
+    if noisy.device.type == "cpu" and torch.is_grad_enabled():
+        # PyTorch 2.13's group norm on the CPU crashes in a backward that wants gradients of its weights alone, as the
+        # first temporal layer behind frozen ones does: its input must want one as well.
+        noisy.requires_grad_()
+    prediction = model(noisy, timesteps, **conditions, return_dict=False)[0]
+    target = prediction_target(scheduler, latents, noise, timesteps)
+    errors = (prediction.float() - target).square().flatten(1).mean(dim=1)
+    if snr_gamma is not None:
+        errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma)
+    return errors.mean()
+
+
+def _replace_rows(values: Tensor, row: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(_per_video(mask.to(values.device), values), row.to(values), values)
+
+
+def _per_video(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))

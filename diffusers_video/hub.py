@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -241,9 +242,12 @@ def _card_for(folder: Path, repo_id: str) -> str:
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """List the files to upload: all but hidden ones, compiled ones and the checkpoints of a training run."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+        is_checkpoint = fnmatch(relative.parts[0], "checkpoint-[0-9]*")
+        is_hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        if path.is_file() and not (is_checkpoint or is_hidden):
             yield relative.as_posix(), path
 
 

@@ -355,6 +355,15 @@ def test_a_card_on_the_hub_is_replaced_only_when_asked(saved: Path, fake_hub: Fa
     assert (fake_hub.repositories["user/clips"]["README.md"] != b"edited there") == overwrite_card
 
 
+def test_checkpoints_of_a_training_run_stay_at_home(saved: Path, fake_hub: FakeHub, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    (folder / "checkpoint-20").mkdir()
+    (folder / "checkpoint-20" / "optimizer.bin").write_bytes(b"large")
+    hub.push_pipeline_to_hub(folder, "user/clips")
+    assert not [name for name in fake_hub.repositories["user/clips"] if "checkpoint" in name]
+
+
 def test_a_push_into_a_subfolder_writes_there_and_no_card(saved: Path, fake_hub: FakeHub) -> None:
     hub.push_pipeline_to_hub(saved, "user/clips", subfolder="v2")
     assert {name.split("/")[0] for name in fake_hub.repositories["user/clips"]} == {"v2"}

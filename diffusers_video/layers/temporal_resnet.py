@@ -1,5 +1,6 @@
 """The temporal residual block that stands behind every spatial residual block."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,6 +74,10 @@ class TemporalResnetBlock(nn.Module):
             `torch.Tensor` of the shape of `hidden_states`: the residual, not yet added.
         """
         num_frames = hidden_states.shape[2]
+        if torch.is_grad_enabled() and not hidden_states.requires_grad:
+            # Behind frozen layers: PyTorch 2.13 crashes in the CPU's backward of a group norm whose channels-last
+            # input needs no gradient while its weights do.
+            hidden_states = hidden_states.contiguous()
         hidden_states = self.conv1(self.nonlinearity(self.norm1(hidden_states)))
         if self.time_emb_proj is not None:
             temb = self.time_emb_proj(self.nonlinearity(temb))

@@ -176,6 +176,17 @@ def test_freezing_leaves_only_temporal_layers_to_train() -> None:
     assert all(parameter.requires_grad == is_temporal(name) for name, parameter in unet.named_parameters())
 
 
+def test_frozen_spatial_layers_in_channels_last_train_without_a_crash() -> None:
+    unet = tiny_unet().train()
+    inputs = video_inputs(unet, 1, 3)
+    unet.freeze_spatial_layers()
+    want = gradients(unet, inputs)
+    got = gradients(unet.to(memory_format=torch.channels_last), inputs)
+    assert got.keys() == want.keys()
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, want[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
 @torch.no_grad()
 def test_double_precision_agrees_with_single() -> None:
     unet = tiny_unet()

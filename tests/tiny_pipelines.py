@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from diffusers_video import TextToVideoPipeline
+from diffusers_video.pipelines.untrained import build_byte_tokenizer
 
 from .tiny_models import shake_temporal_layers, tiny_unet2d
 
@@ -41,12 +42,7 @@ FAMILIES = ("sd15", "sd21", "sdxl", "lcm")
 
 def tiny_tokenizer() -> CLIPTokenizer:
     """A tokenizer of single bytes: every text has its tokens, and there is nothing to download."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = (chr(256 + index) for index in range(256 - len(kept)))
-    letters = [chr(byte) if byte in kept else next(others) for byte in range(256)]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=MAX_TOKENS)
+    return build_byte_tokenizer(MAX_TOKENS)
 
 
 def tiny_text_encoder(projection: bool = False) -> CLIPTextModel | CLIPTextModelWithProjection:

@@ -1,5 +1,5 @@
 """
-The command `diffusers-video`: generate clips, look at checkpoints, push pipelines to the Hub.
+The command `diffusers-video`: prepare clips, train, generate, look at checkpoints, push pipelines to the Hub.
 
 Importing this module loads neither PyTorch nor diffusers, so that `--help` is there at once.
 """
@@ -7,21 +7,20 @@ Importing this module loads neither PyTorch nor diffusers, so that `--help` is t
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
 import os
 import secrets
-import traceback
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusers_video import __version__
+from diffusers_video._cli_command import EITHER_DASH, BucketsCommand, PassingCommand, choose_device, command, note
+from diffusers_video._cli_data import PackOptions, PlanOptions, pack, plan
 from diffusers_video._cli_options import SCHEDULERS, GenerateOptions, InfoOptions, PushOptions
+from diffusers_video._cli_train import TrainOptions, train
 
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from diffusers_video.video_io import VideoInfo
 
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit statuses
 RANDOM_SEEDS = 2**32
 UNKNOWN_BLOCK_COUNT = 4  # of every autoencoder of Stable Diffusion, and of the untrained model: 8 pixels to a latent
 BYTES_PER_PARAMETER = {"float32": 4, "float16 or bfloat16": 2}
@@ -54,6 +52,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(name="data", no_args_is_help=True, help="Look at training clips, and prepare them.")
 
 
 def main() -> None:
@@ -77,64 +76,7 @@ def _common(
     """Turn pretrained image diffusion models into video diffusion models."""
 
 
-def _command(options_class: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """
-    Register a function of one dataclass as a command.
-
-    Each field becomes an argument or option, and `__post_init__` checks them. Errors of the library become one line
-    and an exit status; with `--debug` the traceback is shown, too.
-    """
-
-    def register(function: Callable[[Any], None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(debug: bool, **values: Any) -> None:
-            try:
-                function(options_class(**values))
-            except (typer.Exit, typer.Abort, BrokenPipeError):
-                raise
-            except KeyboardInterrupt:
-                _note("Interrupted.")
-                raise typer.Exit(INTERRUPTED) from None
-            except (ValueError, TypeError, OSError) as error:
-                raise _exit_after(error, BAD_INPUT, debug) from error
-            except (ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
-                raise _exit_after(error, FAILED, debug) from error
-
-        run.__signature__ = _signature(options_class)
-        run.__annotations__ = {name: item.annotation for name, item in run.__signature__.parameters.items()}
-        return app.command()(run)
-
-    return register
-
-
-def _signature(options_class: type) -> inspect.Signature:
-    hints = get_type_hints(options_class, include_extras=True)
-    parameters = [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hints[item.name],
-            default=inspect.Parameter.empty if item.default is dataclasses.MISSING else item.default,
-        )
-        for item in dataclasses.fields(options_class)
-    ]
-    hint = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
-    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=False))
-    return inspect.Signature(parameters)
-
-
-def _exit_after(error: Exception, status: int, debug: bool) -> typer.Exit:
-    if debug:
-        traceback.print_exception(error)
-    _note(f"Error: {' '.join(str(error).split()) or type(error).__name__}")
-    return typer.Exit(status)
-
-
-def _note(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-@_command(GenerateOptions)
+@command(app, GenerateOptions)
 def generate(options: GenerateOptions) -> None:
     """Generate a video from a prompt and write it to a file that plays."""
     _check_outputs(options, fps=options.fps or 1)
@@ -207,19 +149,7 @@ def _read_frames(source: VideoInfo, num_frames: int | None) -> torch.Tensor:
 
 
 def _choose_device(options: GenerateOptions) -> torch.device:
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    try:
-        device = torch.device(options.device or accelerator or "cpu")
-    except RuntimeError as error:
-        raise ValueError(f"`--device` must be cpu, cuda, cuda:1 or the like, but is {options.device!r}.") from error
-    count = 0 if accelerator is None or device.type != accelerator.type else torch.accelerator.device_count()
-    if device.type != "cpu" and (device.index or 0) >= count:
-        raise ValueError(
-            f"`--device` must be on this machine, but is {options.device!r}, and PyTorch sees"
-            f" {count} devices of type {device.type}. Use --device cpu."
-        )
+    device = choose_device(options.device)
     if device.type == "cpu" and options.offload != "none":
         raise ValueError(
             f"`--offload` {options.offload} has no effect on the CPU. Leave it out, or name an accelerator."
@@ -294,12 +224,12 @@ def _load_pipeline(options: GenerateOptions, device: torch.device) -> TextToVide
     if options.model is not None:
         pipeline = TextToVideoPipeline.from_pretrained(options.model, dtype=dtype, **options.load_arguments())
     elif options.image_model is not None:
-        _note(NEW_LAYERS_NOTICE)
+        note(NEW_LAYERS_NOTICE)
         preset = options.preset or "videoldm"
         load = options.load_arguments()
         pipeline = TextToVideoPipeline.from_image_model(options.image_model, preset, dtype=dtype, **load)
     else:
-        _note(UNTRAINED_NOTICE)
+        note(UNTRAINED_NOTICE)
         pipeline = build_untrained_pipeline()
         pipeline = pipeline if dtype == torch.float32 else pipeline.to(dtype)
     if options.scheduler is not None:
@@ -316,7 +246,7 @@ def _load_pipeline(options: GenerateOptions, device: torch.device) -> TextToVide
     return pipeline
 
 
-@_command(InfoOptions)
+@command(app, InfoOptions)
 def info(options: InfoOptions) -> None:
     """Say what a checkpoint is, how large, and what memory a clip would need; loads no weights."""
     import torch
@@ -402,7 +332,7 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
-@_command(PushOptions)
+@command(app, PushOptions)
 def push(options: PushOptions) -> None:
     """Upload the folder of a saved video pipeline to the Hub."""
     from diffusers_video.hub import push_pipeline_to_hub
@@ -421,6 +351,12 @@ def push(options: PushOptions) -> None:
         overwrite_card=options.overwrite_card,
     )
     typer.echo(f"Pushed {options.folder}: {address}")
+
+
+command(app, TrainOptions, cls=PassingCommand, context_settings=EITHER_DASH)(train)
+command(data_app, PlanOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(plan)
+command(data_app, PackOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(pack)
+app.add_typer(data_app)
 
 
 if __name__ == "__main__":

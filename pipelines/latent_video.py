@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_video.conditioning.noise import draw_noise
 from diffusers_video.pipelines import latents as latent_space
 from diffusers_video.pipelines.checks import check_finite
 
@@ -15,8 +16,8 @@ class LatentVideoMixin:
     """
     Sizes, noise, encoding and decoding.
 
-    The class that inherits it has `vae`, `vae_scale_factor`, `unet` and `scheduler`, and `num_frames` in its
-    configuration.
+    The class that inherits it has `vae`, `vae_scale_factor`, `unet` and `scheduler`, and in its configuration
+    `num_frames`, `noise_prior` and `noise_prior_strength`.
     """
 
     def default_shape(
@@ -64,7 +65,8 @@ class LatentVideoMixin:
         chunk_size: int | None = None,
     ) -> Tensor:
         """
-        Latents that sampling starts from: noise, or the latents of a video with noise added.
+        Latents that sampling starts from: noise of the prior in the configuration, or the latents of a video with such
+        noise added.
 
         Args:
             batch_size (`int`): Number of videos.
@@ -83,6 +85,7 @@ class LatentVideoMixin:
             `torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`.
 
         Raises:
+            ValueError: If the prior is not independent, and the latents have no frames that could share noise.
             FloatingPointError: If the autoencoder gives a NaN or an infinity.
         """
         shape = (batch_size, *latent_space.latents_shape(self.vae, num_frames, height, width))
@@ -92,7 +95,8 @@ class LatentVideoMixin:
             check_finite(encoded, "Encoding the video", "Load `vae` in float32 or bfloat16.")
         noise = latents
         if noise is None:
-            noise = latent_space.prepare_noise(shape, generator, device, dtype)
+            prior = (self.config.noise_prior, self.config.noise_prior_strength)
+            noise = draw_noise(shape, *prior, generator=generator, device=device, dtype=dtype)
         noise = noise.to(device, dtype)
         if encoded is None:
             return noise * self.scheduler.init_noise_sigma

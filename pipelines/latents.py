@@ -1,4 +1,4 @@
-"""From videos to latents and back, and the noise between: the same functions for image and video autoencoders."""
+"""From videos to latents and back: the same functions for image and video autoencoders."""
 
 # Shapes: B videos, C channels, F frames, H height, W width; N = B * F images; c, f, h, w the same of the latents.
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
 from diffusers_video.layers.layout import images_to_videos, videos_to_images
@@ -61,29 +61,6 @@ def latents_shape(vae: nn.Module, num_frames: int, height: int, width: int) -> t
         return tuple(vae.latents_shape(num_frames, height, width))
     factor = vae_scale_factor(vae)
     return (vae.config.latent_channels, num_frames, height // factor, width // factor)
-
-
-def prepare_noise(
-    shape: tuple[int, ...],
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """
-    Draw the noise that sampling starts from.
-
-    A list of generators gives every video the noise it would have had alone, bit for bit.
-
-    Args:
-        shape (`tuple[int, ...]`): `(batch_size, *latents_shape)`.
-        generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One for all videos, or one for each.
-        device (`str` or `torch.device`, *optional*): Where the noise is wanted.
-        dtype (`torch.dtype`, *optional*): Type of the noise.
-
-    Returns:
-        `torch.Tensor` of `shape`: Unit Gaussian noise.
-    """
-    return randn_tensor(tuple(shape), generator=generator, device=torch.device(device or "cpu"), dtype=dtype)
 
 
 def scale_latents(vae: nn.Module, latents: Tensor) -> Tensor:

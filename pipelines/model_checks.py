@@ -63,7 +63,7 @@ def check_denoiser(unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | 
     unmet = {
         "class_embed_type": config.class_embed_type,
         "num_class_embeds": config.num_class_embeds,
-        "addition_embed_type": None if config.addition_embed_type == "text_time" else config.addition_embed_type,
+        "addition_embed_type": _unmet(config.addition_embed_type, ("text", "text_time")),
         "encoder_hid_dim_type": _unmet(config.encoder_hid_dim_type, ("ip_image_proj", "text_proj")),
         "added_time_ids": [name for name in config.get("added_time_ids") or () if name != "fps"] or None,
     }

@@ -30,6 +30,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from diffusers_video.conditioning.noise import check_noise_prior
 from diffusers_video.hub import VideoHubMixin
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
@@ -91,6 +92,11 @@ class TextToVideoPipeline(
         fps (`float`, *optional*, defaults to 8.0): Frames per second unless a call says otherwise.
         force_zeros_for_empty_prompt (`bool`, *optional*, defaults to `True`): Whether XL takes zeros where there is no
             negative prompt.
+        noise_prior (`str`, *optional*, defaults to `"independent"`): What the starting noise of a video's frames has
+            in common: `"independent"`, `"mixed"` or `"progressive"`, see
+            [`diffusers_video.conditioning.noise.draw_noise`].
+        noise_prior_strength (`float`, *optional*, defaults to 1.0): Its alpha, above 0; without effect on independent
+            noise.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
@@ -126,10 +132,13 @@ class TextToVideoPipeline(
         num_frames: int = 16,
         fps: float = 8.0,
         force_zeros_for_empty_prompt: bool = True,
+        noise_prior: str = "independent",
+        noise_prior_strength: float = 1.0,
     ):
         super().__init__()
         checks.check_integer("num_frames", num_frames)
         checks.check_number("fps", fps, above_minimum=True)
+        check_noise_prior(noise_prior, noise_prior_strength)
         check_components(vae, unet, scheduler)
         if isinstance(controlnet, (list, tuple)):
             controlnet = MultiControlNetModel(controlnet)
@@ -146,7 +155,11 @@ class TextToVideoPipeline(
             feature_extractor=feature_extractor,
         )
         self.register_to_config(
-            num_frames=num_frames, fps=fps, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt
+            num_frames=num_frames,
+            fps=fps,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            noise_prior=noise_prior,
+            noise_prior_strength=noise_prior_strength,
         )
         self.vae_scale_factor = vae_scale_factor(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)

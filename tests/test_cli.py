@@ -65,8 +65,9 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_and_version_load_neither_torch_nor_diffusers() -> None:
     code = (
         "import sys\nfrom diffusers_video import cli\n"
-        "for arguments in (['--help'], ['generate', '--help'], ['info', '--help'], ['--version']):\n"
-        "    try: cli.app(arguments)\n"
+        "for arguments in ('--help', 'generate --help', 'info --help', 'train --help', 'data plan --help',\n"
+        "                  'data pack --help', '--version'):\n"
+        "    try: cli.app(arguments.split())\n"
         "    except SystemExit as stop: assert not stop.code\n"
         "assert not {'torch', 'diffusers', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)"
     )

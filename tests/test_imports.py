@@ -37,7 +37,9 @@ def module_name(path: Path) -> str:
 
 def layer_of(module: str) -> str | None:
     parts = module.split(".")
-    return parts[1] if parts[0] == "diffusers_video" and len(parts) > 1 else None
+    if parts[0] != "diffusers_video" or len(parts) == 1:
+        return None
+    return "cli" if parts[1].startswith("_cli_") else parts[1]
 
 
 def imported_modules(path: Path) -> set[str]:

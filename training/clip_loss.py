@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from diffusers_video.conditioning.noise import draw_noise
 from diffusers_video.data.dataset import collate_clips
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training import objectives
@@ -95,7 +96,7 @@ class ClipLoss:
         image_only = self._draw_images(size, generator)
         if image_only is not None:
             conditions["image_only"] = image_only.to(device)
-        noise = objectives.draw_noise(
+        noise = draw_noise(
             latents.shape,
             config.noise_prior,
             config.noise_prior_strength,
@@ -108,7 +109,7 @@ class ClipLoss:
             noise = objectives.add_noise_offset(noise, config.noise_offset, per=per, generator=generator)
         perturbation = None
         if config.input_perturbation:
-            own = objectives.draw_noise(latents.shape, generator=generator, device=device)
+            own = draw_noise(latents.shape, generator=generator, device=device)
             perturbation = config.input_perturbation * own
         timesteps = objectives.draw_timesteps(size, self.scheduler.config.num_train_timesteps, generator).to(device)
         return objectives.denoising_loss(
@@ -174,7 +175,7 @@ def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
         latents = posterior["latents_mean"]
         if config.train == "spatial":
             conditions["image_only"] = torch.ones(1, dtype=torch.bool, device=latents.device)
-        noise = objectives.draw_noise(
+        noise = draw_noise(
             (len(middles), *latents.shape[1:]),
             config.noise_prior,
             config.noise_prior_strength,

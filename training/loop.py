@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from diffusers_video.data.sampler import endless_batches
+from diffusers_video.training.base_config import TrainingConfig
 from diffusers_video.training.checkpoints import Checkpointer
-from diffusers_video.training.config import VideoUNetConfig
 from diffusers_video.training.run_log import LOG_NAME, RunLog
 
 
@@ -64,7 +64,7 @@ def fit(
     model: nn.Module,
     loader: DataLoader,
     loss_fn: LossFunction,
-    config: VideoUNetConfig,
+    config: TrainingConfig,
     *,
     identity: dict[str, Any],
     validate: Validation | None = None,
@@ -79,7 +79,7 @@ def fit(
         model (`torch.nn.Module`): Its parameters with `requires_grad` train.
         loader (`DataLoader`): From [`build_loader`]; each process has its own part.
         loss_fn (`Callable`): `(model, batch, generator) -> loss`, all randomness from the generator.
-        config ([`VideoUNetConfig`]): Settings.
+        config ([`TrainingConfig`]): Settings.
         identity (`dict[str, Any]`): What a run must share with the checkpoint that it resumes.
         validate (`Callable`, *optional*): `(model, step) -> numbers`, run before the first update, every
             `validation_steps` and after the last.
@@ -129,7 +129,7 @@ def train_update(
     state: TrainingState,
     batches: Iterator[dict[str, Any]],
     loss_fn: LossFunction,
-    config: VideoUNetConfig,
+    config: TrainingConfig,
 ) -> dict[str, Tensor]:
     """
     Do one optimizer update.
@@ -139,7 +139,7 @@ def train_update(
         state ([`TrainingState`]): Changed in place.
         batches (`Iterator`): Micro-batches; as many are taken as are accumulated.
         loss_fn (`Callable`): See [`fit`].
-        config ([`VideoUNetConfig`]): Settings.
+        config ([`TrainingConfig`]): Settings.
 
     Returns:
         `dict[str, torch.Tensor]`: `loss`, the mean over this process's micro-batches, and `grad_norm` if clipped.
@@ -179,12 +179,12 @@ def make_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed[0]) << 31 | int(seed[1]) >> 1)
 
 
-def count_updates(config: VideoUNetConfig, loader: DataLoader) -> int:
+def count_updates(config: TrainingConfig, loader: DataLoader) -> int:
     """
     Tell how many updates a run has.
 
     Args:
-        config ([`VideoUNetConfig`]): With `max_train_steps` or `num_train_epochs`.
+        config ([`TrainingConfig`]): With `max_train_steps` or `num_train_epochs`.
         loader (`DataLoader`): The clips.
 
     Returns:
@@ -236,7 +236,7 @@ class _Run:
     """What is done around the updates, in all processes alike."""
 
     accelerator: Accelerator
-    config: VideoUNetConfig
+    config: TrainingConfig
     log: RunLog
     checkpointer: Checkpointer
     loader: DataLoader
@@ -295,9 +295,11 @@ class _Run:
 
 
 def _prepare(
-    accelerator: Accelerator, model: nn.Module, config: VideoUNetConfig, max_train_steps: int
+    accelerator: Accelerator, model: nn.Module, config: TrainingConfig, max_train_steps: int
 ) -> TrainingState:
     model.train()
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(trained, config, accelerator.num_processes)
     schedule = get_scheduler(
@@ -316,13 +318,13 @@ def _prepare(
     return state
 
 
-def build_optimizer(parameters: list[nn.Parameter], config: VideoUNetConfig, num_processes: int = 1) -> Optimizer:
+def build_optimizer(parameters: list[nn.Parameter], config: TrainingConfig, num_processes: int = 1) -> Optimizer:
     """
     Make the AdamW that the settings ask for.
 
     Args:
         parameters (`list[torch.nn.Parameter]`): What trains.
-        config ([`VideoUNetConfig`]): Settings.
+        config ([`TrainingConfig`]): Settings.
         num_processes (`int`, *optional*, defaults to 1): For `scale_lr`.
 
     Returns:

@@ -1,11 +1,10 @@
 """Which model trains, and which of its weights."""
 
-import inspect
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from peft import LoraConfig
 from torch import nn
@@ -17,8 +16,6 @@ from diffusers_video.pipelines.model_checks import check_denoiser
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training.config import VideoUNetConfig
 
-
-logger = get_logger(__name__)
 
 _FROZEN_COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
 
@@ -52,7 +49,8 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> TextT
         pipeline = TextToVideoPipeline.from_image_model(name, preset, temporal_options=options, **load_options)
     _check_trainable(pipeline, name)
     if config.train != "spatial":
-        pipeline.register_to_config(num_frames=num_frames, fps=float(fps))
+        prior = {"noise_prior": config.noise_prior, "noise_prior_strength": config.noise_prior_strength}
+        pipeline.register_to_config(num_frames=num_frames, fps=float(fps), **prior)
     set_noise_schedule(pipeline, config)
     return pipeline
 
@@ -112,19 +110,6 @@ def set_noise_schedule(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -
         if "rescale_betas_zero_snr" not in scheduler.config:
             scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False)
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, **changes)
-    _save_noise_prior(pipeline, config)
-
-
-def _save_noise_prior(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> None:
-    if config.noise_prior == "independent":
-        return
-    if "noise_prior" in inspect.signature(type(pipeline).__init__).parameters:
-        pipeline.register_to_config(noise_prior=config.noise_prior, noise_prior_strength=config.noise_prior_strength)
-    else:
-        logger.warning(
-            f"{type(pipeline).__name__} starts from independent noise. To sample with the {config.noise_prior} noise"
-            " that is trained on, pass `latents=` from `diffusers_video.training.objectives.draw_noise`."
-        )
 
 
 def training_scheduler(pipeline: TextToVideoPipeline) -> DDPMScheduler:
@@ -169,6 +154,38 @@ def select_trained(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> No
 
 def _trains(name: str, part: str) -> bool:
     return {"temporal": is_temporal(name), "spatial": not is_temporal(name), "all": True, "lora": False}[part]
+
+
+def detach_temporal_layers(unet: UNetVideoConditionModel) -> dict[str, nn.Module]:
+    """
+    Take the temporal layers out of a model whose images alone are trained: they would take time and do nothing.
+
+    Args:
+        unet ([`UNetVideoConditionModel`]): It is left with its spatial layers, and computes what they compute.
+
+    Returns:
+        `dict[str, torch.nn.Module]`: What was taken out, by name, for [`attach_temporal_layers`].
+    """
+    detached = {}
+    for name, module in list(unet.named_modules()):
+        for child, layer in list(module.named_children()) if name else []:
+            if is_temporal(child):
+                detached[f"{name}.{child}"] = layer
+                setattr(module, child, None)
+    return detached
+
+
+def attach_temporal_layers(unet: UNetVideoConditionModel, layers: Mapping[str, nn.Module]) -> None:
+    """
+    Put temporal layers back, the inverse of [`detach_temporal_layers`].
+
+    Args:
+        unet ([`UNetVideoConditionModel`]): The model they were taken out of.
+        layers (`Mapping[str, torch.nn.Module]`): The layers by name.
+    """
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        setattr(unet.get_submodule(parent), child, layer)
 
 
 def _add_lora(unet: UNetVideoConditionModel, config: VideoUNetConfig) -> None:

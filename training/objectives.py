@@ -1,8 +1,8 @@
-"""What a denoiser is trained on: targets, weights, noise over frames, dropped captions. Pure functions."""
+"""What a denoiser is trained on: targets, weights, noise offsets, dropped captions. Pure functions."""
 
 # Shapes: B videos, C channels, F frames, H height, W width, of latents; L text tokens, D text width.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 
-NOISE_PRIORS = ("independent", "mixed", "progressive")
 NOISE_OFFSETS = ("frame", "clip")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
@@ -33,67 +32,6 @@ def draw_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.G
         VideoLDM (arXiv:2304.08818), Section 2: tau is uniform over the diffusion times; all frames share it.
     """
     return torch.randint(num_train_timesteps, (batch_size,), generator=generator)
-
-
-def draw_noise(
-    shape: Sequence[int],
-    prior: str = "independent",
-    strength: float = 1.0,
-    *,
-    generator: torch.Generator,
-    device: torch.device | str = "cpu",
-    image_only: Tensor | None = None,
-) -> Tensor:
-    """
-    Draw unit Gaussian noise that may be shared between the frames of a video.
-
-    With strength alpha, frame index i, and all e independent and standard normal:
-
-    - "independent": noise_i = e_i
-    - "mixed": noise_i = sqrt(alpha^2 / (1 + alpha^2)) e_shared + sqrt(1 / (1 + alpha^2)) e_i
-    - "progressive": noise_0 = e_0, noise_i = sqrt(alpha^2 / (1 + alpha^2)) noise_(i-1) + sqrt(1 / (1 + alpha^2)) e_i
-
-    Every frame alone has unit variance. Two frames correlate by rho = alpha^2 / (1 + alpha^2) ("mixed"), or by
-    sqrt(rho) to the power of their distance ("progressive").
-
-    Args:
-        shape (`Sequence[int]`): `(batch_size, channels, num_frames, height, width)`.
-        prior (`str`, *optional*, defaults to `"independent"`): `"independent"`, `"mixed"` or `"progressive"`.
-        strength (`float`, *optional*, defaults to 1.0): alpha, above 0; without effect on independent noise.
-        generator (`torch.Generator`): Source of randomness.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the noise is wanted.
-        image_only (`torch.Tensor` of shape `(batch_size,)`, *optional*): `True` for videos whose frames are unrelated
-            images: theirs is independent.
-
-    Returns:
-        `torch.Tensor` of `shape`: float32.
-
-    Raises:
-        ValueError: If the prior is unknown, or the strength is not above 0.
-
-    Source:
-        PYoCo (arXiv:2305.10474), Section 4: mixed and progressive noise model.
-    """
-    if prior not in NOISE_PRIORS:
-        raise ValueError(f"`prior` must be one of {NOISE_PRIORS}, but is {prior!r}. Choose one of them.")
-    if not strength > 0:
-        raise ValueError(f"`strength` must be above 0, but is {strength}. Take `prior='independent'` for none.")
-    own = randn_tensor(tuple(shape), generator=generator, device=torch.device(device), dtype=torch.float32)
-    if prior == "independent":
-        return own
-    shared_part, own_part = (strength**2 / (1 + strength**2)) ** 0.5, (1 / (1 + strength**2)) ** 0.5
-    if prior == "mixed":
-        one_frame = (*shape[:2], 1, *shape[3:])
-        shared = randn_tensor(one_frame, generator=generator, device=torch.device(device), dtype=torch.float32)
-        noise = shared_part * shared + own_part * own
-    else:
-        frames = [own[:, :, 0]]
-        for index in range(1, shape[2]):
-            frames.append(shared_part * frames[-1] + own_part * own[:, :, index])
-        noise = torch.stack(frames, dim=2)
-    if image_only is None:
-        return noise
-    return torch.where(_per_video(image_only.to(noise.device), noise), own, noise)
 
 
 def add_noise_offset(noise: Tensor, strength: float, *, per: str = "frame", generator: torch.Generator) -> Tensor:
@@ -247,7 +185,7 @@ def denoising_loss(
         scheduler (`SchedulerMixin`): The noise schedule, such as a `DDPMScheduler`, with the `prediction_type`.
         latents (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Clean latents.
         conditions (`Mapping[str, Any]`): Further arguments of the model.
-        noise (`torch.Tensor` of the same shape): Noise, see [`draw_noise`].
+        noise (`torch.Tensor` of the same shape): Noise, see [`diffusers_video.conditioning.noise.draw_noise`].
         timesteps (`torch.Tensor` of shape `(batch_size,)`): Noise levels, see [`draw_timesteps`].
         snr_gamma (`float`, *optional*): gamma of [`min_snr_weights`]; otherwise all weights are 1.
         perturbation (`torch.Tensor` of the same shape, *optional*): Added to the noise that the model sees, but not
@@ -274,8 +212,5 @@ def denoising_loss(
 
 
 def _replace_rows(values: Tensor, row: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(_per_video(mask.to(values.device), values), row.to(values), values)
-
-
-def _per_video(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    mask = mask.to(values.device).reshape(-1, *[1] * (values.ndim - 1))
+    return torch.where(mask, row.to(values), values)

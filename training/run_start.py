@@ -14,8 +14,8 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, s
 from torch import nn
 from torch.utils.data import Dataset
 
+from diffusers_video.training.base_config import TrainingConfig
 from diffusers_video.training.checkpoints import fingerprint_weights
-from diffusers_video.training.config import VideoUNetConfig
 from diffusers_video.training.training_data import clips_identity
 
 
@@ -46,12 +46,12 @@ _LENGTH = ("max_train_steps", "num_train_epochs")
 _ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
 
 
-def start_run(config: VideoUNetConfig) -> Accelerator:
+def start_run(config: TrainingConfig) -> Accelerator:
     """
     Set up processes, seed, trackers and the output folder.
 
     Args:
-        config ([`VideoUNetConfig`]): Settings; they are written into the output folder.
+        config ([`TrainingConfig`]): Settings; they are written into the output folder.
 
     Returns:
         `Accelerator`
@@ -88,13 +88,13 @@ def start_run(config: VideoUNetConfig) -> Accelerator:
     return accelerator
 
 
-def finish_setup(accelerator: Accelerator, config: VideoUNetConfig) -> None:
+def finish_setup(accelerator: Accelerator, config: TrainingConfig) -> None:
     """
     Give each process random numbers of its own, and start the trackers.
 
     Args:
         accelerator (`Accelerator`): Where training runs.
-        config ([`VideoUNetConfig`]): Settings.
+        config ([`TrainingConfig`]): Settings.
     """
     set_seed(config.seed, device_specific=True)
     if config.report_to:
@@ -105,13 +105,13 @@ def finish_setup(accelerator: Accelerator, config: VideoUNetConfig) -> None:
         accelerator.init_trackers(config.tracker_project_name, config=plain)
 
 
-def run_identity(config: VideoUNetConfig, unet: nn.Module, dataset: Dataset, num_processes: int = 1) -> dict[str, Any]:
+def run_identity(config: TrainingConfig, model: nn.Module, dataset: Dataset, num_processes: int = 1) -> dict[str, Any]:
     """
     Say what a run must share with a checkpoint that it resumes.
 
     Args:
-        config ([`VideoUNetConfig`]): Settings; those of `FREE_SETTINGS` do not count.
-        unet (`torch.nn.Module`): The denoiser before training.
+        config ([`TrainingConfig`]): Settings; those of `FREE_SETTINGS` do not count.
+        model (`torch.nn.Module`): It, before training.
         dataset (`Dataset`): The clips.
         num_processes (`int`, *optional*, defaults to 1): Processes that train.
 
@@ -122,18 +122,21 @@ def run_identity(config: VideoUNetConfig, unet: nn.Module, dataset: Dataset, num
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
     return {
         **settings,
-        "pretrained_model_name_or_path": f"weights {fingerprint_weights(unet)}",
+        "pretrained_model_name_or_path": f"weights {fingerprint_weights(model)}",
         "train_data_dir": f"clips {clips_identity(dataset)}",
         "num_processes": num_processes,
     }
 
 
-def describe_run(config: VideoUNetConfig, num_updates: int, num_processes: int, dataset: Dataset) -> list[str]:
+def describe_run(
+    config: TrainingConfig, what: str, num_updates: int, num_processes: int, dataset: Dataset
+) -> list[str]:
     """
     Say what a run is about to do.
 
     Args:
-        config ([`VideoUNetConfig`]): Settings.
+        config ([`TrainingConfig`]): Settings.
+        what (`str`): What trains, such as ``"`temporal`"``.
         num_updates (`int`): Optimizer updates.
         num_processes (`int`): Processes that train.
         dataset (`Dataset`): The clips.
@@ -144,7 +147,7 @@ def describe_run(config: VideoUNetConfig, num_updates: int, num_processes: int, 
     per_update = config.train_batch_size * config.gradient_accumulation_steps * num_processes
     buckets = ", ".join(f"{dataset.buckets.count(name)} of {name}" for name in sorted(set(dataset.buckets)))
     return [
-        f"Training `{config.train}` for {num_updates} updates",
+        f"Training {what} for {num_updates} updates",
         f"{len(dataset)} clips: {buckets}",
         f"{per_update} clips per update: {config.train_batch_size} per process and micro-batch,"
         f" {config.gradient_accumulation_steps} micro-batches, {num_processes} processes",
@@ -161,7 +164,7 @@ def _check_processes(num_processes: int) -> None:
         )
 
 
-def _write_config(config: VideoUNetConfig, path: Path) -> None:
+def _write_config(config: TrainingConfig, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.partial")
     unfinished.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
     os.replace(unfinished, path)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,11 +16,10 @@ from torch import nn
 from diffusers_video.data.buckets import Bucket
 from diffusers_video.hub import push_pipeline_to_hub, write_model_card
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
-from diffusers_video.pipelines.latents import latents_shape
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training.config import VideoUNetConfig
-from diffusers_video.training.objectives import draw_noise
+from diffusers_video.training.models import attach_temporal_layers
 from diffusers_video.video_io import write_video
 
 
@@ -47,12 +47,12 @@ def draw_video(
     pipeline: TextToVideoPipeline, prompt: str, config: VideoUNetConfig, size: str, seed: int = 0
 ) -> VideoPipelineOutput:
     """
-    Draw a video as the trained pipeline should be called: with noise of the prior it is trained on.
+    Draw a video as the trained pipeline is called.
 
     Args:
         pipeline ([`TextToVideoPipeline`]): The pipeline.
         prompt (`str`): What it shows.
-        config ([`VideoUNetConfig`]): Noise prior and number of steps.
+        config ([`VideoUNetConfig`]): Number of steps.
         size (`str`): Size and length, such as `"512x320@16"`.
         seed (`int`, *optional*, defaults to 0): Seed of the noise.
 
@@ -60,17 +60,13 @@ def draw_video(
         [`VideoPipelineOutput`] with frames as arrays.
     """
     bucket = Bucket.parse(size)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (1, *latents_shape(pipeline.vae, bucket.num_frames, bucket.height, bucket.width))
-    noise = draw_noise(shape, config.noise_prior, config.noise_prior_strength, generator=generator)
     return pipeline(
         prompt,
         num_frames=bucket.num_frames,
         height=bucket.height,
         width=bucket.width,
         num_inference_steps=config.num_validation_inference_steps,
-        latents=noise,
-        generator=generator,
+        generator=torch.Generator().manual_seed(seed),
         output_type="np",
     )
 
@@ -102,23 +98,29 @@ def save_samples(
     return paths
 
 
-def gather_unet(accelerator: Accelerator, model: nn.Module) -> UNetVideoConditionModel:
+def gather_unet(
+    accelerator: Accelerator, model: nn.Module, detached: Mapping[str, nn.Module]
+) -> UNetVideoConditionModel:
     """
     Bring a trained denoiser together on the CPU; every process calls it.
 
     Args:
         accelerator (`Accelerator`): Where training ran.
         model (`torch.nn.Module`): What [`fit`] returned.
+        detached (`Mapping[str, torch.nn.Module]`): Its temporal layers, if they were taken out.
 
     Returns:
         [`UNetVideoConditionModel`] in evaluation mode.
     """
-    if not is_sharded(accelerator):
-        return accelerator.unwrap_model(model).to("cpu").eval()
     unwrapped = accelerator.unwrap_model(model)
+    if not is_sharded(accelerator):
+        attach_temporal_layers(unwrapped, detached)
+        return unwrapped.to("cpu").eval()
     weights = accelerator.get_state_dict(model)
     whole = UNetVideoConditionModel.from_config(unwrapped.config)
     if accelerator.is_main_process:
+        for name, layer in detached.items():
+            weights |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
         whole.load_state_dict(weights)
     return whole.eval()
 
@@ -193,7 +195,7 @@ def save_pipeline(
         )
         if config.push_to_hub:
             push_pipeline_to_hub(scratch, repo_id)
-        _move_into(target, scratch)
+        move_into(target, scratch, last="model_index.json")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     logger.info(f"Saved the pipeline in {target}")
@@ -214,10 +216,17 @@ def _describe(config: VideoUNetConfig, results: dict[str, float]) -> str:
     )
 
 
-def _move_into(target: Path, scratch: Path) -> None:
-    # The index comes last: without it the folder is no pipeline, so a half-moved one is never loaded.
-    (target / "model_index.json").unlink(missing_ok=True)
-    for child in sorted(scratch.iterdir(), key=lambda path: path.name == "model_index.json"):
+def move_into(target: Path, scratch: Path, last: str) -> None:
+    """
+    Put finished files in place, one by one; what stands there is replaced.
+
+    Args:
+        target (`Path`): Where they belong.
+        scratch (`Path`): Where they were written.
+        last (`str`): The file that comes last: without it the folder is no model, so a half-moved one is never loaded.
+    """
+    (target / last).unlink(missing_ok=True)
+    for child in sorted(scratch.iterdir(), key=lambda path: path.name == last):
         place = target / child.name
         if place.is_dir():
             shutil.rmtree(place)

@@ -15,11 +15,18 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
+from diffusers_video.training.base_config import parse_config
 from diffusers_video.training.clip_loss import ClipLoss, HeldoutClip, heldout_loss, prepare_heldout
-from diffusers_video.training.config import VideoUNetConfig, parse_config
+from diffusers_video.training.config import VideoUNetConfig
 from diffusers_video.training.encoding import encoding_identity
 from diffusers_video.training.loop import count_updates, fit
-from diffusers_video.training.models import describe_models, load_pipeline, place_frozen_models, select_trained
+from diffusers_video.training.models import (
+    describe_models,
+    detach_temporal_layers,
+    load_pipeline,
+    place_frozen_models,
+    select_trained,
+)
 from diffusers_video.training.run_log import read_results
 from diffusers_video.training.run_start import describe_run, finish_setup, run_identity, start_run
 from diffusers_video.training.saving import gather_unet, is_sharded, save_pipeline, save_samples
@@ -41,10 +48,11 @@ def main(config: VideoUNetConfig) -> None:
     pipeline, dataset, heldout = load_models_and_clips(config)
     identity = run_identity(config, pipeline.unet, dataset, num_processes)
     select_trained(pipeline, config)
+    detached = detach_temporal_layers(pipeline.unet) if config.train == "spatial" else {}
     place_frozen_models(pipeline, accelerator.device, accelerator.mixed_precision)
     loader = build_clip_loader(dataset, config, num_processes, accelerator.process_index)
     for line in [
-        *describe_run(config, count_updates(config, loader), num_processes, dataset),
+        *describe_run(config, f"`{config.train}`", count_updates(config, loader), num_processes, dataset),
         *describe_models(pipeline),
     ]:
         logger.info(line)
@@ -55,7 +63,8 @@ def main(config: VideoUNetConfig) -> None:
     validation = partial(validate, accelerator, clip_loss, heldout_clips, dataset)
     finish_setup(accelerator, config)
     model = fit(accelerator, pipeline.unet, loader, clip_loss, config, identity=identity, validate=validation)
-    finish(accelerator, model, pipeline, dataset, config)
+    pipeline.unet = gather_unet(accelerator, model, detached)
+    finish(accelerator, pipeline, dataset, config)
 
 
 def load_models_and_clips(config: VideoUNetConfig) -> tuple[TextToVideoPipeline, Dataset, Dataset | None]:
@@ -111,7 +120,6 @@ def validate(
 
 def finish(
     accelerator: Accelerator,
-    model: nn.Module,
     pipeline: TextToVideoPipeline,
     dataset: Dataset,
     config: VideoUNetConfig,
@@ -121,12 +129,11 @@ def finish(
 
     Args:
         accelerator (`Accelerator`): Where training ran.
-        model (`torch.nn.Module`): What was trained.
-        pipeline ([`TextToVideoPipeline`]): The pipeline it is of.
+        pipeline ([`TextToVideoPipeline`]): With the trained denoiser.
         dataset (`Dataset`): The clips; the first caption is drawn where there are no validation prompts.
         config ([`VideoUNetConfig`]): Settings.
     """
-    unet = gather_unet(accelerator, model)
+    unet = pipeline.unet
     if accelerator.is_main_process:
         if accelerator.mixed_precision != "no":  # the frozen models are in half precision; save them as they were
             pipeline = load_pipeline(config, *describe_clips(dataset))
@@ -142,4 +149,4 @@ def finish(
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(parse_config())
+    main(parse_config(VideoUNetConfig))

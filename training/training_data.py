@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from accelerate.logging import get_logger
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -19,7 +20,7 @@ from diffusers_video.data.sampler import BucketBatchSampler, build_loader
 from diffusers_video.data.settings import PlanSettings
 from diffusers_video.data.shapes import ShapesDataset
 from diffusers_video.data.sources import list_videos
-from diffusers_video.training.config import VideoUNetConfig
+from diffusers_video.training.base_config import TrainingConfig
 
 
 logger = get_logger(__name__)
@@ -41,12 +42,12 @@ def is_packed(folder: str | Path) -> bool:
     return (Path(folder) / INDEX_NAME).is_file()
 
 
-def load_clips(config: VideoUNetConfig, identity: Mapping[str, str] | None = None) -> tuple[Dataset, Dataset | None]:
+def load_clips(config: TrainingConfig, identity: Mapping[str, str] | None = None) -> tuple[Dataset, Dataset | None]:
     """
     Find the clips to train on and those held out.
 
     Args:
-        config ([`VideoUNetConfig`]): Settings.
+        config ([`TrainingConfig`]): Settings.
         identity (`Mapping[str, str]`, *optional*): From [`encoding_identity`]; packed latents of other models are
             refused.
 
@@ -58,8 +59,8 @@ def load_clips(config: VideoUNetConfig, identity: Mapping[str, str] | None = Non
         ValueError: If it gives no clips, or settings do not fit packed latents.
     """
     if config.is_shapes:
-        heldout = _load_shapes(config, config.num_heldout_clips, config.seed + _HELDOUT_SEED)
-        return _limit(_load_shapes(config, config.num_shapes_clips, config.seed), config), heldout
+        heldout = load_shapes(config, config.num_heldout_clips, is_heldout=True)
+        return _limit(load_shapes(config, config.num_shapes_clips), config), heldout
     heldout = None
     if config.heldout_data_dir is not None:
         heldout = _load_one(config, config.heldout_data_dir, (0, 1), identity, is_training=False)
@@ -70,7 +71,18 @@ def load_clips(config: VideoUNetConfig, identity: Mapping[str, str] | None = Non
     return _limit(train, config), heldout
 
 
-def _load_shapes(config: VideoUNetConfig, num_clips: int, seed: int) -> Dataset:
+def load_shapes(config: TrainingConfig, num_clips: int, is_heldout: bool = False) -> Dataset:
+    """
+    Make the `shapes` set that the settings ask for.
+
+    Args:
+        config ([`TrainingConfig`]): Settings.
+        num_clips (`int`): Its length.
+        is_heldout (`bool`, *optional*, defaults to `False`): Whether to make other clips than those to train on.
+
+    Returns:
+        `Dataset`: With `buckets`.
+    """
     bucket = Bucket.parse(config.bucket_names()[0])
     dataset = ShapesDataset(
         num_clips,
@@ -78,7 +90,7 @@ def _load_shapes(config: VideoUNetConfig, num_clips: int, seed: int) -> Dataset:
         fps=config.fps or DEFAULT_FPS,
         height=bucket.height,
         width=bucket.width,
-        seed=seed,
+        seed=config.seed + is_heldout * _HELDOUT_SEED,
         **config.shapes_arguments(),
     )
     dataset.buckets = [str(bucket)] * num_clips
@@ -86,7 +98,7 @@ def _load_shapes(config: VideoUNetConfig, num_clips: int, seed: int) -> Dataset:
 
 
 def _load_one(
-    config: VideoUNetConfig,
+    config: TrainingConfig,
     path: str,
     span: tuple[float, float],
     identity: Mapping[str, str] | None,
@@ -94,17 +106,7 @@ def _load_one(
 ) -> Dataset:
     if is_packed(path):
         return _load_packed(config, path, identity)
-    source = list_videos(path, video_column=config.video_column, caption_column=config.caption_column)
-    settings = PlanSettings(
-        buckets=config.bucket_names(),
-        fps=config.fps or DEFAULT_FPS,
-        clips_per_video=config.clips_per_video,
-        span=span,
-        allow_repeat=config.allow_repeat,
-        allow_upscale=config.allow_upscale,
-        image_fps=config.fps or DEFAULT_FPS,
-    )
-    plan = plan_clips(source, settings)
+    plan = plan_videos(config, path, span)
     _report(plan)
     if not plan.clips:
         raise ValueError(
@@ -115,12 +117,42 @@ def _load_one(
     return VideoClipDataset(plan, seed=config.seed, on_error="skip" if is_training else "raise", **augmentation)
 
 
+def plan_videos(config: TrainingConfig, path: str, span: tuple[float, float] = (0, 1), **options: Any) -> ClipPlan:
+    """
+    Cut videos into clips as the settings say.
+
+    Args:
+        config ([`TrainingConfig`]): Settings.
+        path (`str`): A folder or list of videos.
+        span (`tuple[float, float]`, *optional*, defaults to `(0, 1)`): The part of each video's length to use.
+        options (*optional*): Further arguments of [`plan_clips`].
+
+    Returns:
+        [`ClipPlan`]: It may hold no clip.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If it is no training set.
+    """
+    source = list_videos(path, video_column=config.video_column, caption_column=config.caption_column)
+    settings = PlanSettings(
+        buckets=config.bucket_names(),
+        fps=config.fps or DEFAULT_FPS,
+        clips_per_video=config.clips_per_video,
+        span=span,
+        allow_repeat=config.allow_repeat,
+        allow_upscale=config.allow_upscale,
+        image_fps=config.fps or DEFAULT_FPS,
+    )
+    return plan_clips(source, settings, **options)
+
+
 def _report(plan: ClipPlan) -> None:
     for part in plan.unused:
         logger.info(f"Not used: {part.name} ({part.reason}): {part.explanation}")
 
 
-def _load_packed(config: VideoUNetConfig, path: str, identity: Mapping[str, str] | None) -> Dataset:
+def _load_packed(config: TrainingConfig, path: str, identity: Mapping[str, str] | None) -> Dataset:
     of_files = ["video_column", "caption_column", "clips_per_video", "allow_upscale", "allow_repeat", "random_crop"]
     of_files += ["random_flip", "heldout_fraction", "resolution", "height", "width", "num_frames", "fps", "buckets"]
     given = [name for name in of_files if getattr(config, name)]
@@ -129,7 +161,7 @@ def _load_packed(config: VideoUNetConfig, path: str, identity: Mapping[str, str]
     return PackedClipDataset(path, identity=identity)
 
 
-def _limit(dataset: Dataset, config: VideoUNetConfig) -> Dataset:
+def _limit(dataset: Dataset, config: TrainingConfig) -> Dataset:
     if config.max_train_samples is None or config.max_train_samples >= len(dataset):
         return dataset
     chosen = Subset(dataset, range(config.max_train_samples))
@@ -152,14 +184,14 @@ def describe_clips(dataset: Dataset) -> tuple[int, float]:
 
 
 def build_clip_loader(
-    dataset: Dataset, config: VideoUNetConfig, num_processes: int = 1, process_index: int = 0
+    dataset: Dataset, config: TrainingConfig, num_processes: int = 1, process_index: int = 0
 ) -> DataLoader:
     """
     Batch the clips of a process.
 
     Args:
         dataset (`Dataset`): From [`load_clips`].
-        config ([`VideoUNetConfig`]): Batch size, seed and workers.
+        config ([`TrainingConfig`]): Batch size, seed and workers.
         num_processes (`int`, *optional*, defaults to 1): How many share the clips.
         process_index (`int`, *optional*, defaults to 0): Which of them this is.
 

@@ -157,6 +157,7 @@ class Scene:
         background (`str`): `"plain"` or `"gradient"`.
         greys (`tuple[float, float]`): Brightness of the background at both ends of the gradient, in [0, 1].
         gradient_angle (`float`): Direction of the gradient.
+        moment (`float`): Part of the clip that has passed when it is shown as a single picture, in [0, 1].
         caption (`str`): What a person would say of it.
     """
 
@@ -164,6 +165,7 @@ class Scene:
     background: str
     greys: tuple[float, float]
     gradient_angle: float
+    moment: float
     caption: str
 
 
@@ -175,7 +177,8 @@ class ShapesDataset(Dataset):
 
     Args:
         num_clips (`int`, *optional*, defaults to 1000): Length of the set, at least 1.
-        num_frames (`int`, *optional*, defaults to 16): Frames per clip, at least 1; 1 shows the start of the motion.
+        num_frames (`int`, *optional*, defaults to 16): Frames per clip, at least 1; a single one shows the scene
+            at a moment of its own.
         fps (`float`, *optional*, defaults to 8.0): Frames per second of the clips, above 0. A motion takes the whole
             clip, whatever its length.
         height (`int`, *optional*, defaults to 64): Height in pixels, at least 16.
@@ -266,6 +269,7 @@ class ShapesDataset(Dataset):
             greys=(float(greys[0]), float(greys[1])),
             gradient_angle=float(random.uniform(0, 2 * math.pi)),
             caption=_write_caption(objects, background, WORDINGS[random.integers(self.num_wordings)]),
+            moment=float(random.uniform()),
         )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -305,7 +309,8 @@ def draw_scene(scene: Scene, num_frames: int, height: int, width: int) -> Tensor
 
     Args:
         scene ([`Scene`]): What to draw.
-        num_frames (`int`): Number of frames; the first shows the start of the motion, the last its end.
+        num_frames (`int`): Number of frames; the first shows the start of the motion, the last its end. A single one
+            shows the scene's moment.
         height (`int`): Height in pixels.
         width (`int`): Width in pixels.
 
@@ -320,7 +325,8 @@ def draw_scene(scene: Scene, num_frames: int, height: int, width: int) -> Tensor
     frames = np.broadcast_to(grey, (num_frames, 3, height, width)).astype(np.float32)
     for index in range(num_frames):
         for item in scene.objects:
-            centre_x, centre_y, radius, angle = item.place(index / max(num_frames - 1, 1))
+            progress = index / (num_frames - 1) if num_frames > 1 else scene.moment
+            centre_x, centre_y, radius, angle = item.place(progress)
             cos, sin = math.cos(angle) / radius, math.sin(angle) / radius
             own_x, own_y = np.broadcast_arrays(x - centre_x, y - centre_y)
             distance = SHAPES[item.shape](own_x * cos + own_y * sin, own_y * cos - own_x * sin)

@@ -13,7 +13,6 @@ from diffusers_video.pipelines.latents import (
     decode_latents,
     encode_video,
     latents_shape,
-    prepare_noise,
     scale_latents,
     unscale_latents,
     vae_scale_factor,
@@ -114,12 +113,6 @@ def test_latents_scaled_and_unscaled_are_as_before() -> None:
         vae.register_to_config(**statistics)
         torch.testing.assert_close(unscale_latents(vae, scale_latents(vae, latents)), latents)
         assert not torch.allclose(scale_latents(vae, latents), latents)
-
-
-def test_noise_of_one_generator_differs_between_the_videos_of_a_batch() -> None:
-    noise = prepare_noise((2, 4, 3, 8, 8), torch.Generator().manual_seed(0))
-    assert not torch.allclose(noise[0], noise[1])
-    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
 
 
 def test_the_scale_factor_counts_the_downsamplings() -> None:

@@ -196,16 +196,10 @@ def test_any_size_that_the_autoencoder_takes_is_generated(
     assert frames.shape == (1, 2, 3, *size)
 
 
-def test_noise_of_a_video_is_the_same_alone_and_in_a_batch(pipeline: TextToVideoPipeline) -> None:
-    shape = {"num_frames": 3, "height": SIZE, "width": SIZE, "dtype": torch.float32, "device": "cpu"}
-    batch = pipeline.prepare_latents(3, **shape, generator=seeded(5, 6, 7))
-    for index, seed in enumerate((5, 6, 7)):
-        assert torch.equal(batch[index], pipeline.prepare_latents(1, **shape, generator=seeded(seed))[0])
-
-
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_a_video_is_the_same_alone_and_in_a_batch(family: str) -> None:
+@pytest.mark.parametrize(("family", "noise_prior"), [("sd15", "mixed"), ("sdxl", "independent")])
+def test_a_video_is_the_same_alone_and_in_a_batch(family: str, noise_prior: str) -> None:
     pipeline = tiny_text_to_video(family, dtype=torch.float64)
+    pipeline.register_to_config(noise_prior=noise_prior)
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
     batch = run(pipeline, ["a red fox", "blue"], seeds=(1, 2), negative_prompt="grey")
     for index, prompt in enumerate(("a red fox", "blue")):
@@ -493,10 +487,12 @@ def test_a_pipeline_is_made_of_another_ones_components() -> None:
 
 def test_choices_saved_into_the_pipeline_come_back(tmp_path: Path) -> None:
     components = tiny_text_to_video("sdxl").components
-    pipeline = TextToVideoPipeline(**components, num_frames=5, fps=2.5, force_zeros_for_empty_prompt=False)
-    pipeline.save_pretrained(tmp_path)
-    config = TextToVideoPipeline.from_pretrained(tmp_path).config
-    assert (config.num_frames, config.fps, config.force_zeros_for_empty_prompt) == (5, 2.5, False)
+    choices = {"num_frames": 5, "fps": 2.5, "force_zeros_for_empty_prompt": False}
+    choices |= {"noise_prior": "progressive", "noise_prior_strength": 3.0}
+    TextToVideoPipeline(**components, **choices).save_pretrained(tmp_path)
+    loaded = TextToVideoPipeline.from_pretrained(tmp_path)
+    for pipeline in (loaded, TextToVideoPipeline.from_pipe(loaded)):
+        assert {name: pipeline.config[name] for name in choices} == choices
 
 
 def test_freeu_and_fused_projections_work_as_in_the_image_pipeline() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_video.training.config import VideoUNetConfig, parse_config
+from diffusers_video.training.base_config import parse_config
+from diffusers_video.training.config import VideoUNetConfig
 
 
 NEEDED = {"pretrained_model_name_or_path": "model", "train_data_dir": "clips", "output_dir": "out"}
@@ -62,7 +63,9 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 
 
 def test_flags_are_read() -> None:
-    config = parse_config([*FLAGS, "--max_train_steps", "7", "--learning_rate", "1e-5", "--use_ema", "--fps", "7.5"])
+    config = parse_config(
+        VideoUNetConfig, [*FLAGS, "--max_train_steps", "7", "--learning_rate", "1e-5", "--use_ema", "--fps", "7.5"]
+    )
     assert (config.max_train_steps, config.learning_rate, config.use_ema, config.fps) == (7, 1e-5, True, 7.5)
 
 
@@ -70,7 +73,7 @@ def test_flags_overrule_the_yaml_file_and_leave_the_rest(tmp_path: Path) -> None
     path = tmp_path / "run.yaml"
     lines = [f"{name}: {value}" for name, value in NEEDED.items()]
     path.write_text("\n".join([*lines, "max_train_steps: 7", "learning_rate: 1e-5", "use_ema: true", "fps: 4"]))
-    config = parse_config([str(path), "--max_train_steps", "9"])
+    config = parse_config(VideoUNetConfig, [str(path), "--max_train_steps", "9"])
     assert (config.max_train_steps, config.learning_rate, config.use_ema, config.fps) == (9, 1e-5, True, 4.0)
     assert config == VideoUNetConfig(**NEEDED, max_train_steps=9, learning_rate=1e-5, use_ema=True, fps=4.0)
 
@@ -82,15 +85,15 @@ def test_flags_overrule_the_yaml_file_and_leave_the_rest(tmp_path: Path) -> None
         ("learning_rate: fast", "`learning_rate` must be a number"),
         ("- 1", "must hold lines `name: value`"),
         ("a: [", "must be a YAML file"),
-        ("max_train_steps: 1", "`pretrained_model_name_or_path` must be given"),
+        ("max_train_steps: 1", "`train_data_dir` must be given"),
     ],
 )
 def test_wrong_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        parse_config([str(tmp_path / "run.yaml")])
+        parse_config(VideoUNetConfig, [str(tmp_path / "run.yaml")])
 
 
 def test_missing_yaml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        parse_config([str(tmp_path / "run.yaml")])
+        parse_config(VideoUNetConfig, [str(tmp_path / "run.yaml")])

@@ -99,27 +99,6 @@ def test_input_perturbation_reaches_the_model_but_not_the_target() -> None:
     torch.testing.assert_close(model.sample, alpha * latents + sigma * (noise + extra))
 
 
-@pytest.mark.parametrize("prior", objectives.NOISE_PRIORS)
-@pytest.mark.parametrize("strength", [0.5, 2.0])
-def test_noise_has_unit_variance_and_the_correlations_of_the_paper(prior: str, strength: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    noise = objectives.draw_noise((2, 4, 4, 100, 100), prior, strength, generator=generator)
-    frames = noise.transpose(0, 2).flatten(1).double()  # 80,000 values each: correlations are good to 0.004
-    covariance = frames @ frames.T / frames.shape[1]
-    rho = strength**2 / (1 + strength**2)
-    distance = (torch.arange(4)[:, None] - torch.arange(4)).abs().double()
-    wanted = {"independent": 0.0**distance, "mixed": rho ** (distance > 0), "progressive": rho ** (distance / 2)}
-    torch.testing.assert_close(covariance, wanted[prior].double(), atol=0.02, rtol=0)
-
-
-def test_frames_that_are_images_share_no_noise() -> None:
-    generator = torch.Generator().manual_seed(0)
-    image_only = torch.tensor([True, False])
-    noise = objectives.draw_noise((2, 4, 2, 50, 50), "mixed", 10.0, generator=generator, image_only=image_only)
-    correlation = (noise[:, :, 0] * noise[:, :, 1]).mean(dim=(1, 2, 3))
-    assert correlation[0].abs() < 0.05 and correlation[1] > 0.9
-
-
 @pytest.mark.parametrize(("per", "frames_differ"), [("frame", True), ("clip", False)])
 def test_noise_offset_is_one_number_per_picture(per: str, frames_differ: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -151,18 +130,6 @@ def test_masks_have_their_probability() -> None:
 def test_timesteps_cover_the_schedule_evenly() -> None:
     timesteps = objectives.draw_timesteps(100_000, 10, torch.Generator().manual_seed(0))
     torch.testing.assert_close(timesteps.bincount(minlength=10) / 1e5, torch.full((10,), 0.1), atol=0.005, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"prior": "shared"}, "`prior` must be one of"),
-        ({"prior": "mixed", "strength": 0.0}, "`strength` must be above 0"),
-    ],
-)
-def test_wrong_noise_is_refused(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        objectives.draw_noise(SHAPE, **arguments, generator=torch.Generator())
 
 
 def test_other_predictions_and_offsets_are_refused() -> None:

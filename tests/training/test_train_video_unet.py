@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,9 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusers_video import TextToVideoPipeline
+from diffusers_video.conditioning.noise import draw_noise
 from diffusers_video.layers.video_layers import is_temporal
 from diffusers_video.training.clip_loss import ClipLoss
-from diffusers_video.training.models import load_pipeline, select_trained
+from diffusers_video.training.models import (
+    attach_temporal_layers,
+    detach_temporal_layers,
+    load_pipeline,
+    select_trained,
+)
+from diffusers_video.training.saving import draw_video
 
 from .tiny_runs import (
     ModelFolder,
@@ -136,11 +144,30 @@ def test_choices_become_defaults_of_the_pipeline(image_model: ModelFolder, tmp_p
     assert tuple(pipeline.unet.config.added_time_ids) == ("fps",)
 
 
-def test_noise_prior_is_written_down(image_model: ModelFolder, tmp_path: Path) -> None:
+def test_noise_prior_becomes_the_pipelines_and_draws_its_preview(image_model: ModelFolder, tmp_path: Path) -> None:
     out = train(image_model("sd15"), tmp_path, noise_prior="mixed", noise_prior_strength=2.0)
     settings = yaml.safe_load((out / "training_config.yaml").read_text())
     assert (settings["noise_prior"], settings["noise_prior_strength"]) == ("mixed", 2.0)
-    TextToVideoPipeline.from_pretrained(out)
+    pipeline = TextToVideoPipeline.from_pretrained(out)
+    assert (pipeline.config.noise_prior, pipeline.config.noise_prior_strength) == ("mixed", 2.0)
+    pipeline.set_progress_bar_config(disable=True)
+    shape, generator = (1, 4, 3, 8, 8), torch.Generator().manual_seed(7)
+    noise = draw_noise(shape, "mixed", 2.0, generator=generator)
+    options = {"prompt": "a", "height": 16, "width": 16, "num_inference_steps": 1, "output_type": "np"}
+    want = pipeline(**options, latents=noise).frames
+    config = tiny_config(image_model("sd15"), tmp_path)
+    np.testing.assert_array_equal(draw_video(pipeline, "a", config, "16x16@3", seed=7).frames, want)
+
+
+def test_a_pipeline_trained_further_has_the_prior_it_was_trained_with_last(
+    image_model: ModelFolder, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(image_model("sd15"), noise_prior="progressive", noise_prior_strength=3.0)
+    pipeline.save_pretrained(tmp_path)
+    again = new_pipeline(str(tmp_path), preset=None)
+    assert (again.config.noise_prior, again.config.noise_prior_strength) == ("independent", 1.0)
+    images = new_pipeline(str(tmp_path), preset=None, train="spatial")
+    assert (images.config.noise_prior, images.config.noise_prior_strength) == ("progressive", 3.0)
 
 
 def test_card_shows_a_preview(image_model: ModelFolder, tmp_path: Path) -> None:
@@ -224,3 +251,16 @@ def test_nan_loss_stops_the_run_without_a_checkpoint(image_model: ModelFolder, t
     with pytest.raises(FloatingPointError, match="The loss of step .* is nan"):
         train(image_model("sd15"), tmp_path, learning_rate=1e30, max_train_steps=5, max_grad_norm=0.0)
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model_index.json").exists()
+
+
+def test_spatial_training_leaves_the_temporal_layers_out_and_brings_them_back(image_model: ModelFolder) -> None:
+    pipeline = new_pipeline(image_model("sd15"), preset="videoldm", train="spatial")
+    unet, before = pipeline.unet, {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    inputs = (torch.randn(2, 4, 1, 8, 8), 10, torch.randn(2, 77, unet.config.cross_attention_dim))
+    with torch.no_grad():
+        expected = unet(*inputs, image_only=torch.ones(2, dtype=torch.bool)).sample
+        detached = detach_temporal_layers(unet)
+        assert detached and not any(map(is_temporal, unet.state_dict()))
+        assert torch.equal(unet(*inputs).sample, expected)
+    attach_temporal_layers(unet, detached)
+    assert_equal_tensors(unet.state_dict(), before)

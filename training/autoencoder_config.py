@@ -1,0 +1,52 @@
+"""Settings of `train_autoencoder.py`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from diffusers_video.training.base_config import TrainingConfig, option
+
+
+RECONSTRUCTION_LOSSES = ("l1", "l2", "l1+l2")
+
+
+@dataclass(kw_only=True)
+class AutoencoderConfig(TrainingConfig):
+    """
+    Settings of `train_autoencoder.py`: those of [`TrainingConfig`], and those of autoencoders.
+
+    Raises:
+        ValueError: If a value is out of its range, or settings contradict each other.
+    """
+
+    pretrained_model_name_or_path: str | None = option(
+        None, "Autoencoder to go on with: a folder or Hub id of it, or of a pipeline that has one."
+    )
+    model_config_name_or_path: str | None = option(
+        None, "Configuration of a new autoencoder: a JSON file, or a folder or Hub id that holds one."
+    )
+    revision: str | None = option(None, "Revision of the model on the Hub.")
+    zero_init_residuals: bool = option(False, "Begin a new model with residual blocks that add nothing.")
+
+    rec_loss: str = option("l1", "Loss of the reconstruction: l1, l2 or l1+l2.")
+    kl_scale: float = option(1e-6, "Weight of the KL divergence, summed over the latents of an image.")
+    num_scaling_images: int = option(256, "Training frames that the scale of the latents is measured on.")
+
+    choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {"rec_loss": RECONSTRUCTION_LOSSES}
+    ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
+        "kl_scale": (0, None, False),
+        "num_scaling_images": (2, None, False),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.pretrained_model_name_or_path is None) == (self.model_config_name_or_path is None):
+            raise ValueError(
+                "Either `pretrained_model_name_or_path` or `model_config_name_or_path` must be given, and not both."
+            )
+        if self.zero_init_residuals and self.pretrained_model_name_or_path is not None:
+            raise ValueError("`zero_init_residuals` is for new models and would undo a trained one. Leave it out.")
+
+    @property
+    def frames_per_clip(self) -> int:
+        """`int`: Frames per clip where no buckets are named."""
+        return self.num_frames or 1

@@ -1,0 +1,141 @@
+"""What autoencoders of frames are trained on and measured by."""
+
+# Shapes: B videos, C channels, F frames, H height, W width; N = B * F images; c, h, w of the latents.
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from diffusers_video.layers.layout import videos_to_images
+
+
+class FrameAutoencoder(nn.Module):
+    """
+    Encode and decode frames in one call, which is what distributed training wraps.
+
+    Args:
+        vae (`AutoencoderKL`): The autoencoder.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """
+        Reconstruct frames.
+
+        Args:
+            images (`torch.Tensor` of shape `(num_images, channels, height, width)`): Values in [-1, 1].
+            generator (`torch.Generator`, *optional*): Draws the latents from their posterior; without one its mode
+                is decoded.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Reconstructions of the shape of `images`, and the KL divergence of
+            each image's posterior from a standard normal distribution, `(num_images,)`, summed over its latents.
+        """
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return self.vae.decode(latents).sample, posterior.kl()
+
+
+def reconstruction_loss(reconstructions: Tensor, images: Tensor, kind: str) -> Tensor:
+    """
+    Compare reconstructions with what they should be.
+
+    Args:
+        reconstructions (`torch.Tensor`): Of any shape.
+        images (`torch.Tensor`): Of the same shape.
+        kind (`str`): `"l1"`, `"l2"`, or `"l1+l2"` for their sum.
+
+    Returns:
+        `torch.Tensor`: Scalar, the mean over all values.
+    """
+    error = reconstructions.float() - images.float()
+    terms = {"l1": error.abs(), "l2": error.square()}
+    return sum(terms[name].mean() for name in kind.split("+"))
+
+
+def psnr(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """
+    Measure reconstructions, clamped to the range of pictures.
+
+    Args:
+        reconstructions (`torch.Tensor` of shape `(num_images, channels, height, width)`): Values around [-1, 1].
+        images (`torch.Tensor` of the same shape): Values in [-1, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(num_images,)`: Peak signal-to-noise ratio in dB; the peak is 2, from -1 to 1.
+    """
+    squared = (reconstructions.float().clamp(-1, 1) - images.float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / squared.clamp(min=1e-12))
+
+
+@torch.no_grad()
+def heldout_reconstruction(
+    model: nn.Module, clips: Sequence[dict[str, Any]], device: torch.device
+) -> dict[str, float]:
+    """
+    Reconstruct held-out clips from the mode of their posterior.
+
+    Args:
+        model (`torch.nn.Module`): A [`FrameAutoencoder`] in evaluation mode.
+        clips (`Sequence[dict[str, Any]]`): With `pixel_values` `(channels, num_frames, height, width)`.
+        device (`torch.device`): Where it runs.
+
+    Returns:
+        `dict[str, float]`: `heldout_loss`, the mean absolute error, and `heldout_psnr` in dB, the mean over frames.
+    """
+    losses, ratios = [], []
+    for clip in clips:
+        images = clip["pixel_values"].transpose(0, 1).to(device)
+        reconstructions, _ = model(images)
+        losses.append(reconstruction_loss(reconstructions, images, "l1"))
+        ratios.append(psnr(reconstructions, images).mean())
+    return {
+        "heldout_loss": torch.stack(losses).double().mean().item(),
+        "heldout_psnr": torch.stack(ratios).double().mean().item(),
+    }
+
+
+@torch.no_grad()
+def measure_scaling_factor(vae: AutoencoderKL, clips: Sequence[dict[str, Any]]) -> float:
+    """
+    Find the factor that gives latents unit variance.
+
+    Args:
+        vae (`AutoencoderKL`): The autoencoder.
+        clips (`Sequence[dict[str, Any]]`): With `pixel_values` `(channels, num_frames, height, width)`.
+
+    Returns:
+        `float`: One over the standard deviation of sampled latents, over all channels together.
+
+    Source:
+        Latent Diffusion Models (arXiv:2112.10752), Appendix G, "Rescaling of the latent space".
+    """
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for clip in clips:
+        images = videos_to_images(clip["pixel_values"][None]).to(vae.device, vae.dtype)
+        parts.append(vae.encode(images).latent_dist.sample(generator).float().flatten())
+    return 1 / torch.cat(parts).std().item()
+
+
+def zero_init_residuals(vae: nn.Module) -> None:
+    """
+    Let the residual blocks of a new model add nothing at first, so that its shortest path is learned first.
+
+    Args:
+        vae (`torch.nn.Module`): The last convolution of each `ResnetBlock2D` is set to zero.
+
+    Source:
+        Fixup (arXiv:1901.09321), rule 1: the last layer of each residual branch begins at 0.
+    """
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)

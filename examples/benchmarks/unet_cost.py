@@ -12,11 +12,7 @@ Three numbers per network, all with random weights, the geometry of Stable Diffu
 """
 
 import gc
-import json
-import os
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +21,23 @@ from typing import Annotated, Any, Literal
 import diffusers
 import torch
 import typer
+from benchmark_tools import (
+    Clip,
+    check_json_file,
+    describe_load,
+    describe_run,
+    peak_bytes,
+    repeat_text,
+    show,
+    time_pairs,
+    verdict,
+    write_json,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel
@@ -42,24 +49,8 @@ YARDSTICK = "UNet2DConditionModel"
 FLOPS_BARS = {"videoldm": 1.68, "light": 1.20}  # at most this many times the image U-Net's
 TIME_BARS = {"light": 0.82, "videoldm": 0.95}  # at most this share of the peer's seconds
 PEERS = {"light": "UNetMotionModel", "videoldm": "UNetSpatioTemporalConditionModel"}
-FLOPS_LATENT_SIZE, RUN_LATENT_SIZE = 32, 16
-NUM_TOKENS = 77
+FLOPS_LATENT_SIZE = 32
 MEASURES = ("flops", "time", "memory")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """Size of the clip that every network is given."""
-
-    num_frames: int = 16
-    latent_size: int = RUN_LATENT_SIZE
-    text_dim: int = 768
-
-    def make(self) -> tuple[Tensor, Tensor]:
-        """Return noise of shape (1, 4, F, H, W) and text of shape (1, L, D)."""
-        generator = torch.Generator().manual_seed(0)
-        sample = torch.randn(1, 4, self.num_frames, self.latent_size, self.latent_size, generator=generator)
-        return sample, torch.randn(1, NUM_TOKENS, self.text_dim, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +75,6 @@ class Network:
                 **self.tiny_options,
             }
         return self.model_class(**options).eval()
-
-
-def repeat_text(text: Tensor, sample: Tensor) -> Tensor:
-    """Give every frame the text of its video, for networks that want it so."""
-    return text.repeat_interleave(sample.shape[2], dim=0)
 
 
 def as_images(sample: Tensor, text: Tensor) -> tuple[Any, ...]:
@@ -157,57 +143,12 @@ def count_flops(network: Network, clip: Clip, is_tiny: bool = False) -> int:
     return counter.get_total_flops()
 
 
-@torch.no_grad()
-def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> list[tuple[float, float]]:
-    """
-    Time two calls in turn, so that whatever slows the machine down slows both.
-
-    Args:
-        ours (`Callable`): First call of each pair.
-        peer (`Callable`): Second call of each pair.
-        pairs (`int`): Number of pairs; one more pair is run before and not counted.
-
-    Returns:
-        `list[tuple[float, float]]`: Seconds of both calls, for each pair.
-    """
-    return [(_seconds(ours), _seconds(peer)) for _ in range(pairs + 1)][1:]
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-@torch.no_grad()
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """
-    Measure how far the memory that PyTorch holds on the CPU rises during a call.
-
-    Args:
-        call (`Callable`): What to measure; what is allocated before it, such as weights, does not count.
-
-    Returns:
-        `int`: Peak of the allocated bytes, those inside operators included.
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
-        call()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    allocated = peak = 0
-    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        allocated += event["args"]["Bytes"]
-        peak = max(peak, allocated)
-    return peak
-
-
 def compare_flops(clip: Clip, is_tiny: bool) -> dict[str, int]:
     """Count every network of the table."""
     return {name: count_flops(network, clip, is_tiny) for name, network in NETWORKS.items()}
 
 
+@torch.no_grad()
 def compare_runs(preset: str, clip: Clip, measures: Sequence[str], pairs: int, is_tiny: bool) -> dict[str, Any]:
     """
     Run one of our presets against its peer.
@@ -245,7 +186,7 @@ def flops_table(flops: dict[str, int], clip: Clip) -> tuple[Table, list[str]]:
     for name, count in flops.items():
         table.add_row(name, f"{count / 1e12:.4g}", f"{ratios[name]:.3f}")
     verdicts = [
-        _verdict(f'FLOPs of "{preset}" over {YARDSTICK}', ratios[preset], bar) for preset, bar in FLOPS_BARS.items()
+        verdict(f'FLOPs of "{preset}" over {YARDSTICK}', ratios[preset], bar) for preset, bar in FLOPS_BARS.items()
     ]
     return table, verdicts
 
@@ -261,32 +202,14 @@ def runs_table(runs: dict[str, dict[str, Any]], clip: Clip) -> tuple[Table, list
             ratio = statistics.median(ours / other for ours, other in run["seconds"])
             ours, other = (statistics.median(column) for column in zip(*run["seconds"], strict=True))
             table.add_row("seconds", preset, peer, f"{ours:.3f}", f"{other:.3f}", f"{ratio:.3f}")
-            verdicts.append(_verdict(f'wall time of "{preset}" over {peer}', ratio, TIME_BARS[preset]))
+            verdicts.append(verdict(f'wall time of "{preset}" over {peer}', ratio, TIME_BARS[preset]))
         if "peak_bytes" in run:
             ours, other = run["peak_bytes"]
             table.add_row(
                 "peak MiB", preset, peer, f"{ours / 2**20:.1f}", f"{other / 2**20:.1f}", f"{ours / other:.3f}"
             )
-            verdicts.append(_verdict(f'peak memory of "{preset}" over {peer}', ours / other, 1.0))
+            verdicts.append(verdict(f'peak memory of "{preset}" over {peer}', ours / other, 1.0))
     return table, verdicts
-
-
-def _verdict(what: str, value: float, bar: float) -> str:
-    return f"{what}: {value:.3f}, bar {bar:.2f}: {'holds' if value <= bar else 'MISSED'}"
-
-
-def show(console: Console, table: Table, verdicts: Sequence[str]) -> None:
-    """Print a table and, below it, a line for every bar."""
-    console.print(table)
-    for verdict in verdicts:
-        console.print(verdict, highlight=False, markup=False, soft_wrap=True)
-
-
-def write_json(path: Path, numbers: dict[str, Any]) -> None:
-    """Write the numbers to a temporary file beside `path`, then move it into place."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def main(
@@ -304,18 +227,14 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
     """Compare the cost of video U-Nets."""
-    if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(
-            f"`--json` must name a file in an existing folder, but {str(json_file.parent)!r} is none. Make it first."
-        )
+    check_json_file(json_file)
     measures = MEASURES if only is None else (only,)
     if threads is not None:
         torch.set_num_threads(threads)
     text_dim = 16 if tiny else 768
     flops_clip = Clip(num_frames=num_frames, latent_size=latent_size or FLOPS_LATENT_SIZE, text_dim=text_dim)
-    run_clip = Clip(num_frames=num_frames, latent_size=latent_size or RUN_LATENT_SIZE, text_dim=text_dim)
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-    numbers = {**versions, "threads": torch.get_num_threads(), "tiny": tiny, "load_average": os.getloadavg()}
+    run_clip = Clip(num_frames=num_frames, latent_size=latent_size or Clip.latent_size, text_dim=text_dim)
+    numbers = {**describe_run(), "tiny": tiny}
     console = Console()
     if "flops" in measures:
         flops = compare_flops(flops_clip, tiny)
@@ -325,7 +244,7 @@ def main(
         runs = {preset: compare_runs(preset, run_clip, measures, pairs, tiny) for preset in PEERS}
         numbers["runs"] = {"clip": asdict(run_clip), "presets": runs}
         show(console, *runs_table(runs, run_clip))
-        console.print(f"{numbers['threads']} threads; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        console.print(describe_load())
     if tiny or num_frames != Clip.num_frames or latent_size is not None:
         console.print("The bars are for full networks, 16 frames and the default latents, not for this run.")
     if json_file is not None:

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from diffusers_video import TextToVideoPipeline
-from diffusers_video.pipelines.untrained import build_byte_tokenizer
+from diffusers_video.pipelines.byte_tokenizer import build_byte_tokenizer
 
 from .tiny_models import shake_temporal_layers, tiny_unet2d
 

@@ -60,6 +60,7 @@ def start_run(config: TrainingConfig) -> Accelerator:
         ImportError: If a tracker's package is missing.
         NotADirectoryError: If `output_dir` is a file.
         RuntimeError: If processes were launched that do not know of each other.
+        ValueError: If float16 is asked for on a CPU.
     """
     available = {tracker if isinstance(tracker, str) else tracker.value for tracker in get_available_trackers()}
     for tracker in config.report_to:
@@ -77,6 +78,8 @@ def start_run(config: TrainingConfig) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))],
     )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("`mixed_precision` must be no or bf16 on a CPU, but is fp16, which scales losses on GPUs only.")
     _check_processes(accelerator.num_processes)
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True

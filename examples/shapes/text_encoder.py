@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffusers_video.data.shapes import COLOURS, MOTIONS, SHAPES, ShapesDataset
-from diffusers_video.pipelines.untrained import build_byte_tokenizer
+from diffusers_video.pipelines.byte_tokenizer import build_byte_tokenizer
 
 
 MAX_TOKENS, WIDTH, VOCABULARY = 32, 64, 640
@@ -35,8 +35,14 @@ def main(folder: Path, steps: int, batch_size: int = 128, learning_rate: float =
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=WIDTH, **special,
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=WIDTH,
+            **special,
         )  # fmt: skip
     )
     heads = nn.ModuleList(nn.Linear(WIDTH, 1 + len(names)) for _ in range(2) for names in ATTRIBUTES.values())

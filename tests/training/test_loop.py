@@ -37,6 +37,11 @@ def test_missing_tracker_is_named(image_model: ModelFolder, tmp_path: Path) -> N
         train(image_model("sd15"), tmp_path, report_to=["wandb"])
 
 
+def test_float16_on_a_cpu_is_refused(image_model: ModelFolder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`mixed_precision` must be no or bf16 on a CPU"):
+        train(image_model("sd15"), tmp_path, mixed_precision="fp16")
+
+
 def test_generators_differ_by_every_part_of_their_name() -> None:
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 256, 0)]
     numbers = [torch.rand(1, generator=make_generator(*key)).item() for key in keys]

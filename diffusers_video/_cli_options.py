@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from diffusers_video.embedded import SHAPES_GUIDANCE, SHAPES_STEPS
+
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -67,7 +69,8 @@ class GenerateOptions:
 
     prompt: Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
     model: Annotated[
-        str | None, option("--model", help="Video pipeline: a folder or Hub id. By default a tiny untrained one.")
+        str | None,
+        option("--model", help="Video pipeline: a folder or Hub id. By default `shapes`, which is in the package."),
     ] = None
     image_model: Annotated[
         str | None,
@@ -94,11 +97,22 @@ class GenerateOptions:
     ] = None
     num_inference_steps: Annotated[
         int | None,
-        option("--steps", "--num-inference-steps", min=1, help="Denoising steps; by default 50.", panel=SAMPLING),
+        option(
+            "--steps",
+            "--num-inference-steps",
+            min=1,
+            help=f"Denoising steps; by default 50, of `shapes` {SHAPES_STEPS}.",
+            panel=SAMPLING,
+        ),
     ] = None
     guidance_scale: Annotated[
         float | None,
-        option("--guidance-scale", min=0, help="How closely the prompt is followed; by default 7.5.", panel=SAMPLING),
+        option(
+            "--guidance-scale",
+            min=0,
+            help=f"How closely the prompt is followed; by default 7.5, of `shapes` {SHAPES_GUIDANCE:g}.",
+            panel=SAMPLING,
+        ),
     ] = None
     guidance_rescale: Annotated[
         float | None,
@@ -158,7 +172,7 @@ class GenerateOptions:
         self._require("--video", self.video, ("strength",))
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ValueError(f"`--strength` must be above 0 and at most 1, but is {self.strength}.")
-        if self.strength is not None and int(self.strength * (self.num_inference_steps or DEFAULT_STEPS)) < 1:
+        if self.strength is not None and int(self.strength * (self.num_inference_steps or self._default_steps)) < 1:
             raise ValueError(f"`--strength` {self.strength} leaves no step to run. Raise it, or raise --steps.")
         for name in ("guidance_scale", "guidance_rescale", "crf"):
             if not math.isfinite(getattr(self, name) or 0):
@@ -175,6 +189,14 @@ class GenerateOptions:
         for name in names:
             if value is None and getattr(self, name) is not None:
                 raise ValueError(f"`{_flag(name)}` has no effect without {needed}. Add that, or leave it out.")
+
+    @property
+    def _is_embedded(self) -> bool:
+        return self.model is None and self.image_model is None
+
+    @property
+    def _default_steps(self) -> int:
+        return SHAPES_STEPS if self._is_embedded else DEFAULT_STEPS
 
     def outputs(self) -> list[Path]:
         """
@@ -193,11 +215,12 @@ class GenerateOptions:
         Collect what a call of the pipeline takes over unchanged.
 
         Returns:
-            `dict[str, Any]`: The arguments that were given.
+            `dict[str, Any]`: The arguments that were given, and what the model in the package samples best with.
         """
         names = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "guidance_rescale")
         names += ("negative_prompt", "strength", "decode_chunk_size")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        own = {"num_inference_steps": SHAPES_STEPS, "guidance_scale": SHAPES_GUIDANCE} if self._is_embedded else {}
+        return own | {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def load_arguments(self) -> dict[str, Any]:
         """

@@ -19,8 +19,10 @@ import typer
 from diffusers_video import __version__
 from diffusers_video._cli_command import EITHER_DASH, BucketsCommand, PassingCommand, choose_device, command, note
 from diffusers_video._cli_data import PackOptions, PlanOptions, pack, plan
+from diffusers_video._cli_evaluate import EvaluateOptions, evaluate
 from diffusers_video._cli_options import SCHEDULERS, GenerateOptions, InfoOptions, PushOptions
 from diffusers_video._cli_train import TrainOptions, train
+from diffusers_video.embedded import SHAPES_MODEL
 
 
 if TYPE_CHECKING:
@@ -35,12 +37,8 @@ if TYPE_CHECKING:
 
 
 RANDOM_SEEDS = 2**32
-UNKNOWN_BLOCK_COUNT = 4  # of every autoencoder of Stable Diffusion, and of the untrained model: 8 pixels to a latent
+UNKNOWN_BLOCK_COUNT = 4  # of every autoencoder of Stable Diffusion: 8 pixels to a latent
 BYTES_PER_PARAMETER = {"float32": 4, "float16 or bfloat16": 2}
-UNTRAINED_NOTICE = (
-    "Note: without --model or --image-model the clip comes from a tiny model whose random weights are untrained. Its"
-    " frames look like noise and show nothing of the prompt; they show that everything is in place."
-)
 NEW_LAYERS_NOTICE = (
     "Note: the temporal layers put into --image-model are new and untrained. Every frame is an image of its own until"
     " they are trained."
@@ -166,20 +164,19 @@ def _check_model(options: GenerateOptions, source: VideoInfo | None) -> None:
 
     if options.scheduler is not None:
         getattr(diffusers, SCHEDULERS[options.scheduler])()  # raises where a package that it needs is missing
-    flag, name = ("--model", options.model) if options.image_model is None else ("--image-model", options.image_model)
+    flag, name = ("--model", options.model or str(SHAPES_MODEL))
+    if options.image_model is not None:
+        flag, name = ("--image-model", options.image_model)
     block_count = UNKNOWN_BLOCK_COUNT
-    if name is not None:
-        _check_name(flag, name)
-        if options.config is not None and not is_single_file(name):
-            raise ValueError(f"`--config` has no effect on {name!r}, which is not a single file. Leave it out.")
-        if options.variant is not None and is_single_file(name):
-            raise ValueError(f"`--variant` has no effect on {name!r}, which is a single file. Leave it out.")
-        if not is_single_file(name):
-            block_count = _check_configuration(flag, name, options)
-        elif flag == "--model":
-            raise ValueError(
-                f"`--model` must be a folder or Hub id, but is the file {name!r}. Is it an --image-model?"
-            )
+    _check_name(flag, name)
+    if options.config is not None and not is_single_file(name):
+        raise ValueError(f"`--config` has no effect on {name!r}, which is not a single file. Leave it out.")
+    if options.variant is not None and is_single_file(name):
+        raise ValueError(f"`--variant` has no effect on {name!r}, which is a single file. Leave it out.")
+    if not is_single_file(name):
+        block_count = _check_configuration(flag, name, options)
+    elif flag == "--model":
+        raise ValueError(f"`--model` must be a folder or Hub id, but is the file {name!r}. Is it an --image-model?")
     for size_flag, value in (("--height", options.height), ("--width", options.width)):
         if value is None and source is not None:
             size_flag, value = f"{size_flag} of --video", getattr(source, size_flag.removeprefix("--"))
@@ -218,20 +215,15 @@ def _load_pipeline(options: GenerateOptions, device: torch.device) -> TextToVide
     import torch
 
     from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
-    from diffusers_video.pipelines.untrained import build_untrained_pipeline
 
     dtype = getattr(torch, options.dtype or ("float16" if device.type == "cuda" else "float32"))
-    if options.model is not None:
-        pipeline = TextToVideoPipeline.from_pretrained(options.model, dtype=dtype, **options.load_arguments())
-    elif options.image_model is not None:
+    load = options.load_arguments()
+    if options.image_model is not None:
         note(NEW_LAYERS_NOTICE)
         preset = options.preset or "videoldm"
-        load = options.load_arguments()
         pipeline = TextToVideoPipeline.from_image_model(options.image_model, preset, dtype=dtype, **load)
     else:
-        note(UNTRAINED_NOTICE)
-        pipeline = build_untrained_pipeline()
-        pipeline = pipeline if dtype == torch.float32 else pipeline.to(dtype)
+        pipeline = TextToVideoPipeline.from_pretrained(options.model or SHAPES_MODEL, dtype=dtype, **load)
     if options.scheduler is not None:
         scheduler_class = getattr(diffusers, SCHEDULERS[options.scheduler])
         pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config)
@@ -356,6 +348,7 @@ def push(options: PushOptions) -> None:
 command(app, TrainOptions, cls=PassingCommand, context_settings=EITHER_DASH)(train)
 command(data_app, PlanOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(plan)
 command(data_app, PackOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(pack)
+command(app, EvaluateOptions)(evaluate)
 app.add_typer(data_app)
 
 

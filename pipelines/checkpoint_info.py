@@ -176,7 +176,8 @@ def _describe_pipeline(folder: Path) -> CheckpointInfo:
     kind = {VIDEO_UNET_CLASS: VIDEO_PIPELINE, IMAGE_UNET_CLASS: IMAGE_PIPELINE}.get(
         classes.get("unet"), OTHER_PIPELINE
     )
-    options = {name: index[name] for name in ("num_frames", "fps") if name in index}
+    names = ("num_frames", "fps", "noise_prior", "noise_prior_strength")
+    options = {name: index[name] for name in names if name in index}
     for component in components:
         options |= _options_of(component.class_name, component.name, component.config)
     class_name = index.get("_class_name")

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 from typer.testing import CliRunner, Result
 
 from diffusers_video import UNetVideoConditionModel, __version__, _cli_options, _video_encode, cli, video_io
+from diffusers_video.embedded import SHAPES_GUIDANCE, SHAPES_MODEL, SHAPES_STEPS
 from diffusers_video.models.unet_video_condition import PRESETS
 from diffusers_video.pipelines.scheduling import check_scheduler
 
@@ -25,7 +26,8 @@ from .test_hub import FakeHub
 from .tiny_pipelines import tiny_image_pipeline, tiny_text_to_video
 
 
-SMALL = ("--num-frames", "2", "--height", "16", "--width", "16", "--steps", "1")
+SIZE = ("--num-frames", "2", "--height", "16", "--width", "16")
+SMALL = (*SIZE, "--steps", "1")
 
 
 def run(*arguments: Any) -> Result:
@@ -86,9 +88,12 @@ def test_a_generated_file_plays_with_the_size_rate_and_length_that_were_asked_fo
     assert [path.name for path in inside.iterdir()] == ["circle.mp4"]
 
 
-def test_without_a_model_the_frames_are_said_to_be_untrained(inside: Path) -> None:
-    assert "random weights are untrained" in generate(*SMALL).stderr
-    assert video_io.probe_video("out.mp4").num_frames == 2
+def test_without_a_model_the_one_in_the_package_draws_as_it_does_best(inside: Path) -> None:
+    assert "untrained" not in generate("--seed", 0, *SIZE, "-o", "default").stderr
+    best = ("--guidance-scale", SHAPES_GUIDANCE, "--steps", SHAPES_STEPS, "--model", SHAPES_MODEL)
+    assert generate("--seed", 0, *best, *SIZE, "-o", "best").exit_code == 0
+    default, told = (video_io.read_video(name).frames for name in ("default", "best"))
+    assert torch.equal(default, told)
 
 
 def test_each_further_video_is_the_one_that_its_seed_gives_alone(inside: Path, models: Path) -> None:
@@ -164,9 +169,9 @@ WRONG_CALLS = {
     "component as model": (("--model", "{models}/video/unet"), "has no model_index.json"),
     "missing folder": (("--model", "./nowhere"), "`--model` must be .* './nowhere' does not exist"),
     "missing file": (("--image-model", "x.safetensors"), "`--image-model` must be .* does not exist"),
-    "height of the untrained model": (("--height", 20), "`--height` must be a multiple of 8, but is 20"),
+    "height of the embedded model": (("--height", 18), "`--height` must be a multiple of 4, but is 18"),
     "width of a folder": (("--model", "{models}/video", "--width", 15), "`--width` must be a multiple of 2"),
-    "size of a video": (("--video", "{models}/odd.mp4"), "`--width of --video` must be a multiple of 8"),
+    "size of a video": (("--video", "{models}/odd.mp4"), "`--width of --video` must be a multiple of 4"),
     "fps zero": (("--fps", 0), "`fps` must be a finite number greater than 0"),
     "fps text": (("--fps", "fast"), "`fps` must be a finite number"),
     "fps of a gif": (("-o", "a.gif", "--fps", 60), "`fps` of a .gif file must be at most 50"),
@@ -208,7 +213,7 @@ WRONG_VALUES = (
 def without_loading(models: Path, inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, in which loading a model fails the test."""
     if not (models / "odd.mp4").exists():
-        video_io.write_video(torch.rand(2, 3, 16, 20), models / "odd.mp4", fps=8)
+        video_io.write_video(torch.rand(2, 3, 16, 18), models / "odd.mp4", fps=8)
     monkeypatch.setattr(cli, "_load_pipeline", lambda *_: pytest.fail("a model was loaded"))
     return inside
 

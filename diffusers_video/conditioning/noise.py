@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -113,3 +114,53 @@ def draw_noise(
     if image_only is not None:
         noise = torch.where(image_only.to(noise.device).view(-1, 1, 1, 1, 1), own, noise)
     return noise.to(device)
+
+
+def make_generator(*key: int) -> torch.Generator:
+    """
+    Make a source of randomness from what names it: nothing depends on what came before.
+
+    Args:
+        key (`int`): At least 0 each, such as seed, process and micro-batch, or seed and frame.
+
+    Returns:
+        `torch.Generator`: On the CPU.
+    """
+    seed = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(seed[0]) << 31 | int(seed[1]) >> 1)
+
+
+def draw_seeds(generator: torch.Generator | list[torch.Generator] | None, batch_size: int) -> list[int]:
+    """
+    Draw one seed for each video.
+
+    Args:
+        generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One for all videos, or one for each;
+            otherwise the global one of PyTorch.
+        batch_size (`int`): Number of videos.
+
+    Returns:
+        `list[int]`: In [0, 2^63 - 1).
+    """
+    sources = generator if isinstance(generator, list) else [generator] * batch_size
+    places = ["cpu" if source is None else source.device for source in sources]
+    return [
+        int(torch.randint(2**63 - 1, (), generator=source, device=place))
+        for source, place in zip(sources, places, strict=True)
+    ]
+
+
+def frame_generators(seeds: Sequence[int], first: int, num_frames: int) -> list[torch.Generator]:
+    """
+    Make one source of randomness for each frame, from the seed of its video and its place in it alone: a frame has the
+    same noise whatever chunk it is drawn in.
+
+    Args:
+        seeds (`Sequence[int]`): One for each video, from [`draw_seeds`].
+        first (`int`): Place of the first frame in its video, at least 0.
+        num_frames (`int`): Number of frames.
+
+    Returns:
+        `list[torch.Generator]`: All frames of the first video, then those of the next.
+    """
+    return [make_generator(seed, first + index) for seed in seeds for index in range(num_frames)]

@@ -20,6 +20,8 @@ class Clip(NamedTuple):
             `True` for frames that are independent images.
         frame_visibility (`torch.Tensor` of shape `(num_frames, num_frames)`, *optional*):
             `True` where the frame of the row may attend to the frame of the column; `None` lets all see all.
+        context (`tuple[torch.Tensor, ...]`, *optional*):
+            Maps of the given frames, one per level of the U-Net, from [`ContextEmbedding`].
     """
 
     temb: Tensor | None
@@ -27,6 +29,7 @@ class Clip(NamedTuple):
     encoder_hidden_states: Tensor | None = None
     image_only: Tensor | None = None
     frame_visibility: Tensor | None = None
+    context: tuple[Tensor, ...] | None = None
 
 
 def get_frame_visibility(
@@ -43,13 +46,13 @@ def get_frame_visibility(
 
     Returns:
         `torch.Tensor` of shape `(num_frames, num_frames)` and type `torch.bool`, or `None` if every frame sees every
-        frame whatever their number.
+        frame, so that a clip within the distance is computed exactly as without one.
 
     Source:
         VideoLDM (arXiv:2304.08818), appendix on convolutional use: attention masked to a distance of 8 frames;
         MagicVideo (arXiv:2211.11018): directed temporal attention.
     """
-    if not is_causal and max_distance is None:
+    if not is_causal and (max_distance is None or num_frames <= max_distance + 1):
         return None
     frames = torch.arange(num_frames, device=device)
     distance = frames[:, None] - frames[None, :]

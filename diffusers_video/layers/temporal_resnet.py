@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .layout import images_to_videos
+from .temporal_attention import zero_init
 
 
 # Shapes: B videos, C channels, F frames, H height, W width; N = B * F images.
@@ -35,10 +36,11 @@ class TemporalResnetBlock(nn.Module):
         num_groups (`int`, *optional*, defaults to 32): Groups of the normalisations.
         eps (`float`, *optional*, defaults to 1e-5): Epsilon of the normalisations.
         dropout (`float`, *optional*, defaults to 0.0): Dropout before the second convolution.
+        context_channels (`int`, *optional*): Channels of the maps of given frames; `None` builds a block without.
 
     Source:
-        VideoLDM (arXiv:2304.08818), Section 3.1 and Figure 4; parameter names and order of operations of Stable Video
-        Diffusion's `VideoResBlock.time_stack` (arXiv:2311.15127, Appendix D).
+        VideoLDM (arXiv:2304.08818), Sections 3.1, 3.2 and Figure 4; parameter names and order of operations of Stable
+        Video Diffusion's `VideoResBlock.time_stack` (arXiv:2311.15127, Appendix D).
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TemporalResnetBlock(nn.Module):
         num_groups: int = 32,
         eps: float = 1e-5,
         dropout: float = 0.0,
+        context_channels: int | None = None,
     ) -> None:
         super().__init__()
         kernel = {"kernel_size": (3, 1, 1), "padding": (1, 0, 0)}
@@ -61,14 +64,20 @@ class TemporalResnetBlock(nn.Module):
         self.nonlinearity = nn.SiLU()
         nn.init.zeros_(self.conv2.weight)  # so that a new video model draws exactly what its image model draws
         nn.init.zeros_(self.conv2.bias)
+        self.context_proj = None
+        if context_channels is not None:  # zero, so that trained temporal layers go on as they were
+            self.context_proj = nn.Conv2d(context_channels, channels, kernel_size=1)
+            zero_init(self.context_proj)
 
-    def forward(self, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_states: Tensor, temb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """
         Compute what the block adds to its input.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Features.
             temb (`torch.Tensor` of shape `(batch_size * num_frames, temb_channels)`, *optional*): Time embedding.
+            context (`torch.Tensor` of shape `(batch_size * num_frames, context_channels, height, width)`, *optional*):
+                Map of the given frames, for a block built with `context_channels`; resized where its size differs.
 
         Returns:
             `torch.Tensor` of the shape of `hidden_states`: the residual, not yet added.
@@ -82,5 +91,10 @@ class TemporalResnetBlock(nn.Module):
         if self.time_emb_proj is not None:
             temb = self.time_emb_proj(self.nonlinearity(temb))
             hidden_states = hidden_states + images_to_videos(temb[:, :, None, None], num_frames)
+        if self.context_proj is not None:
+            context = self.context_proj(context)
+            if context.shape[-2:] != hidden_states.shape[-2:]:  # odd sizes are halved in different ways
+                context = functional.interpolate(context, size=hidden_states.shape[-2:])
+            hidden_states = hidden_states + images_to_videos(context, num_frames)
         hidden_states = self.nonlinearity(self.norm2(hidden_states))
         return self.conv2(self.dropout(hidden_states))

@@ -25,6 +25,8 @@ class TemporalTransformerBlock(nn.Module):
         dim_head (`int`): Channels of a head.
         cross_attention_dim (`int`, *optional*): Width of the text; `None` builds no cross-attention.
         use_self_attention (`bool`, *optional*, defaults to `True`): Build the attention over time.
+        use_second_self_attention (`bool`, *optional*, defaults to `False`): Build another one in place of the
+            cross-attention, as autoencoders have it.
         use_feed_forward (`bool`, *optional*, defaults to `True`): Build both feed-forward layers.
         dropout (`float`, *optional*, defaults to 0.0): Dropout in attention and feed-forward layers.
         upcast_attention (`bool`, *optional*, defaults to `False`): As in the image model.
@@ -42,6 +44,7 @@ class TemporalTransformerBlock(nn.Module):
         *,
         cross_attention_dim: int | None = None,
         use_self_attention: bool = True,
+        use_second_self_attention: bool = False,
         use_feed_forward: bool = True,
         dropout: float = 0.0,
         upcast_attention: bool = False,
@@ -58,7 +61,10 @@ class TemporalTransformerBlock(nn.Module):
         if use_self_attention:
             self.norm1 = nn.LayerNorm(channels)
             self.attn1 = TemporalAttention(channels, heads, dim_head, dropout, upcast_attention=upcast_attention)
-        if cross_attention_dim is not None:
+        if use_second_self_attention:
+            self.norm2 = nn.LayerNorm(channels)
+            self.attn2 = TemporalAttention(channels, heads, dim_head, dropout, upcast_attention=upcast_attention)
+        elif cross_attention_dim is not None:
             self.norm2 = nn.LayerNorm(channels)
             self.attn2 = PerVideoAttention(
                 query_dim=channels,
@@ -85,7 +91,9 @@ class TemporalTransformerBlock(nn.Module):
             hidden_states = hidden_states + self.ff_in(self.norm_in(hidden_states))
         if self.attn1 is not None:
             hidden_states = hidden_states + self.attn1(self.norm1(hidden_states), clip.frame_visibility)
-        if self.attn2 is not None:
+        if isinstance(self.attn2, TemporalAttention):
+            hidden_states = hidden_states + self.attn2(self.norm2(hidden_states), clip.frame_visibility)
+        elif self.attn2 is not None:
             queries = self.norm2(hidden_states).flatten(1, 2)
             attended = self.attn2(queries, clip.encoder_hidden_states)
             hidden_states = hidden_states + attended.view(hidden_states.shape)

@@ -26,7 +26,15 @@ from .time_mixer import TimeMixer, add_residual
 # Shapes: B videos, C channels, F frames, H height, W width, S = H * W positions; N = B * F images.
 
 TEMPORAL_MODULES = frozenset(
-    {"temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer", "clip_embedding"}
+    {
+        "temporal_res_block",
+        "temporal_transformer_blocks",
+        "time_pos_embed",
+        "time_mixer",
+        "clip_embedding",
+        "context_embedding",
+        "time_conv_out",
+    }
 )
 
 
@@ -38,29 +46,35 @@ class TemporalOptions:
     Args:
         conv (`bool`, *optional*, defaults to `True`): Temporal residual blocks behind spatial residual blocks.
         self_attention (`bool`, *optional*, defaults to `True`): Attention over time behind spatial attention.
+        second_self_attention (`bool`, *optional*, defaults to `False`): Another one where text would be attended to.
         cross_attention (`bool`, *optional*, defaults to `True`): Attention of the temporal layers to the text.
         feed_forward (`bool`, *optional*, defaults to `True`): Feed-forward layers around the temporal attention.
         mixing (`str`, *optional*, defaults to `"learned"`): See [`TimeMixer`].
         norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the group norms of the temporal residual blocks.
         dropout (`float`, *optional*, defaults to 0.0): Dropout in the temporal layers.
         upcast_attention (`bool`, *optional*, defaults to `False`): Attention scores in float32, as the image model.
+        context_widths (`tuple[int, ...]`, *optional*, defaults to `()`): Channels of the maps of given frames that the
+            temporal residual blocks read, one per level; empty for blocks that read none.
     """
 
     conv: bool = True
     self_attention: bool = True
+    second_self_attention: bool = False
     cross_attention: bool = True
     feed_forward: bool = True
     mixing: str = "learned"
     norm_eps: float = 1e-5
     dropout: float = 0.0
     upcast_attention: bool = False
+    context_widths: tuple[int, ...] = ()
 
 
 class _VideoResnet(nn.Module):
     """A residual block that reads the clip where its blocks pass the time embedding."""
 
-    def add_temporal_layers(self, options: TemporalOptions, temb_channels: int | None) -> None:
+    def add_temporal_layers(self, options: TemporalOptions, temb_channels: int | None, level: int) -> None:
         self.temporal_res_block = self.time_mixer = None
+        self.context_level = level if options.context_widths else None
         if options.conv and not (self.up or self.down):  # residual blocks used as down- or up-samplers stay spatial
             self.temporal_res_block = TemporalResnetBlock(
                 self.conv2.out_channels,
@@ -68,6 +82,7 @@ class _VideoResnet(nn.Module):
                 num_groups=self.norm2.num_groups,
                 eps=options.norm_eps,
                 dropout=options.dropout,
+                context_channels=options.context_widths[level] if options.context_widths else None,
             )
             self.time_mixer = TimeMixer(options.mixing)
 
@@ -77,7 +92,8 @@ class _VideoResnet(nn.Module):
         if self.temporal_res_block is None:
             return hidden_states
         hidden_BCFHW = images_to_videos(hidden_states, clip.num_frames)
-        residual_BCFHW = self.temporal_res_block(hidden_BCFHW, clip.temb)
+        context = None if self.context_level is None else clip.context[self.context_level]
+        residual_BCFHW = self.temporal_res_block(hidden_BCFHW, clip.temb, context)
         weight = self.time_mixer(hidden_states, clip.image_only)
         mixed = add_residual(hidden_BCFHW.transpose(1, 2), residual_BCFHW.transpose(1, 2), weight).flatten(0, 1)
         return match_strides(mixed, hidden_states)
@@ -91,12 +107,23 @@ class VideoResnetBlockCondNorm2D(_VideoResnet, ResnetBlockCondNorm2D):
     """`ResnetBlockCondNorm2D` followed by a temporal residual block."""
 
 
-class _VideoAttention(nn.Module):
+class VideoLayerWithAttention(nn.Module):
     """An attention layer with a stack of temporal transformer blocks."""
 
     def add_temporal_layers(
         self, options: TemporalOptions, *, channels: int, heads: int, dim_head: int, text_dim: int | None, depth: int
     ) -> None:
+        """
+        Put temporal transformer blocks onto the layer; new ones change nothing.
+
+        Args:
+            options ([`TemporalOptions`]): What the blocks are made of; with nothing in them there will be none.
+            channels (`int`): Channels of the tokens.
+            heads (`int`): Number of attention heads.
+            dim_head (`int`): Channels of a head.
+            text_dim (`int`, *optional*): Width of the text, where the layer reads one.
+            depth (`int`): Number of blocks.
+        """
         self.temporal_transformer_blocks = self.time_pos_embed = self.time_mixer = None
         text_dim = text_dim if options.cross_attention else None
         if options.self_attention or options.feed_forward or text_dim is not None:
@@ -107,6 +134,7 @@ class _VideoAttention(nn.Module):
                     dim_head,
                     cross_attention_dim=text_dim,
                     use_self_attention=options.self_attention,
+                    use_second_self_attention=options.second_self_attention,
                     use_feed_forward=options.feed_forward,
                     dropout=options.dropout,
                     upcast_attention=options.upcast_attention,
@@ -126,7 +154,7 @@ class _VideoAttention(nn.Module):
         return match_strides(tokens_to_maps(tokens, maps.shape[-2]), maps)
 
 
-class VideoTransformer2DModel(_VideoAttention, Transformer2DModel):
+class VideoTransformer2DModel(VideoLayerWithAttention, Transformer2DModel):
     """
     `Transformer2DModel` with a temporal block behind each of its spatial blocks, inside its own projections.
 
@@ -167,7 +195,7 @@ class VideoTransformer2DModel(_VideoAttention, Transformer2DModel):
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
 
-class VideoKAttentionBlock(_VideoAttention, KAttentionBlock):
+class VideoKAttentionBlock(VideoLayerWithAttention, KAttentionBlock):
     """`KAttentionBlock` (latent upscaler) followed by a temporal transformer block."""
 
     def forward(
@@ -191,7 +219,7 @@ class VideoKAttentionBlock(_VideoAttention, KAttentionBlock):
         return self._mix_maps(hidden_states, clip)
 
 
-class VideoAttention(_VideoAttention, PerVideoAttention):
+class VideoAttention(VideoLayerWithAttention, PerVideoAttention):
     """Plain `Attention` on maps (DeepFloyd IF's blocks) followed by a temporal transformer block."""
 
     def forward(
@@ -222,7 +250,7 @@ def split_clip(cross_attention_kwargs: dict[str, object]) -> tuple[Clip, dict[st
     return cross_attention_kwargs["clip"], others or None
 
 
-def make_video_layer(layer: nn.Module, options: TemporalOptions, temb_channels: int | None) -> None:
+def make_video_layer(layer: nn.Module, options: TemporalOptions, temb_channels: int | None, level: int = 0) -> None:
     """
     Turn a layer of diffusers into its video class, in place; layers of other types are left alone.
 
@@ -230,10 +258,11 @@ def make_video_layer(layer: nn.Module, options: TemporalOptions, temb_channels: 
         layer (`torch.nn.Module`): A built layer of an image model.
         options ([`TemporalOptions`]): What is put onto it.
         temb_channels (`int`, *optional*): Width of the time embedding; `None` for models without one.
+        level (`int`, *optional*, defaults to 0): Level of the U-Net that the layer stands on, 0 being the finest.
     """
     if type(layer) in (ResnetBlock2D, ResnetBlockCondNorm2D):
         layer.__class__ = VideoResnetBlock2D if type(layer) is ResnetBlock2D else VideoResnetBlockCondNorm2D
-        layer.add_temporal_layers(options, temb_channels)
+        layer.add_temporal_layers(options, temb_channels, level)
     elif type(layer) is Transformer2DModel:
         layer.__class__ = VideoTransformer2DModel
         _make_attention_per_video(layer)
@@ -260,7 +289,7 @@ def _make_attention_per_video(layer: nn.Module) -> None:
             module.__class__ = PerVideoAttention
 
 
-def _add_to_attention(layer: _VideoAttention, attention: Attention, options: TemporalOptions) -> None:
+def _add_to_attention(layer: VideoLayerWithAttention, attention: Attention, options: TemporalOptions) -> None:
     is_text_read = attention.is_cross_attention or attention.added_kv_proj_dim is not None
     layer.add_temporal_layers(
         options,

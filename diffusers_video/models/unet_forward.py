@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..layers.clip import Clip, get_frame_visibility
 from ..layers.clip_embedding import stack_clip_ids
+from ..layers.context_embedding import mask_context
 from ..layers.video_layers import repeat_for_frames
 
 
@@ -44,13 +45,34 @@ class UNetForwardMixin:
         temb = temb if aug_emb is None else temb + aug_emb
         ids = stack_clip_ids(clip_ids, self.config.added_time_ids, batch_size, images.device)
         if self.clip_embedding is not None:
-            temb = temb + repeat_for_frames(self.clip_embedding(ids, temb.dtype), batch_size, num_frames)
+            clip_emb = repeat_for_frames(self.clip_embedding(ids, temb.dtype), batch_size, num_frames)
+            if rows["image_only"] is not None:  # the spatial layers read this embedding, too
+                clip_emb = clip_emb.masked_fill(rows["image_only"].reshape(-1, 1), 0)
+            temb = temb + clip_emb
         return images, temb if self.time_embed_act is None else self.time_embed_act(temb)
 
-    def _describe_clip(self, sample: Tensor, temb: Tensor, text: Tensor | tuple, image_only: Tensor | None) -> Clip:
-        batch_size, _, num_frames = sample.shape[:3]
-        if image_only is not None:
-            image_only = _expand_image_only(image_only, batch_size, num_frames)
+    def _embed_context(
+        self, sample: Tensor, context_latents: Tensor | None, frame_mask: Tensor | None
+    ) -> tuple[Tensor, ...] | None:
+        if self.context_embedding is not None:
+            channels = self.config.context_channels - 1
+            return self.context_embedding(mask_context(context_latents, frame_mask, sample, channels))
+        if context_latents is not None or frame_mask is not None:
+            raise ValueError(
+                "`context_latents` and `frame_mask` were given, but this model reads no given frames: its"
+                " `context_channels` is None. Leave them out, or build the model with `context_channels`."
+            )
+        return None
+
+    def _describe_clip(
+        self,
+        sample: Tensor,
+        temb: Tensor,
+        text: Tensor | tuple,
+        image_only: Tensor | None,
+        context: tuple[Tensor, ...] | None,
+    ) -> Clip:
+        num_frames = sample.shape[2]
         return Clip(
             temb=temb,
             num_frames=num_frames,
@@ -62,6 +84,7 @@ class UNetForwardMixin:
                 max_distance=self.config.temporal_max_distance,
                 device=sample.device,
             ),
+            context=context,
         )
 
     def _embed_gligen(
@@ -159,7 +182,24 @@ def mask_to_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if mask is None else ((1 - mask.to(dtype)) * -10000.0).unsqueeze(1)
 
 
-def _expand_image_only(image_only: Tensor, batch_size: int, num_frames: int) -> Tensor:
+def expand_image_only(image_only: Tensor | None, batch_size: int, num_frames: int) -> Tensor | None:
+    """
+    Mark every frame of every video.
+
+    Args:
+        image_only (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_frames)`, *optional*): `True` for
+            frames that are independent images.
+        batch_size (`int`): Number of videos.
+        num_frames (`int`): Frames per video.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, num_frames)`, or `None`.
+
+    Raises:
+        ValueError: If it has another type or shape.
+    """
+    if image_only is None:
+        return None
     image_only = image_only[:, None] if image_only.dim() == 1 else image_only
     if image_only.dtype is not torch.bool or image_only.shape not in ((batch_size, 1), (batch_size, num_frames)):
         raise ValueError(

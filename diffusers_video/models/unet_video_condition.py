@@ -1,25 +1,25 @@
 """The U-Net of VideoLDM: any `UNet2DConditionModel` with temporal layers standing on its layers."""
 
 import inspect
-import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING, _maybe_expand_lora_scales
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
 from ..layers.clip_embedding import ADDED_TIME_IDS, ClipEmbedding
+from ..layers.context_embedding import ContextEmbedding
 from ..layers.layout import images_to_videos, videos_to_images
 from ..layers.time_mixer import MIXINGS
 from ..layers.video_layers import TemporalOptions, make_video_layer, repeat_for_frames
 from .attention_processors import VideoAttentionMixin
+from .inflation import InflatedModelMixin, check_choice, with_parameters_of
 from .temporal_checkpoint import TemporalCheckpointMixin
-from .unet_forward import UNetForwardMixin, mask_to_bias, sort_residuals
+from .unet_forward import UNetForwardMixin, expand_image_only, mask_to_bias, sort_residuals
 
 
 # Shapes: B videos, C channels, F frames, H height, W width, L text tokens, D text width; N = B * F images.
@@ -45,15 +45,9 @@ class UNetVideoConditionOutput(BaseOutput):
     sample: Tensor
 
 
-def _with_parameters_of_unet2d(init: Callable[..., None]) -> Callable[..., None]:
-    """Show the parameters of `UNet2DConditionModel` in the signature, from which configurations are read."""
-    inherited = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
-    own = [item for item in inspect.signature(init).parameters.values() if item.kind is item.KEYWORD_ONLY]
-    init.__signature__ = inspect.Signature(inherited + own)
-    return init
-
-
-class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNetForwardMixin, UNet2DConditionModel):
+class UNetVideoConditionModel(
+    InflatedModelMixin, VideoAttentionMixin, TemporalCheckpointMixin, UNetForwardMixin, UNet2DConditionModel
+):
     """
     A conditional U-Net for videos: the layers of a `UNet2DConditionModel`, under the names they have there, and beside
     them temporal layers that mix the frames. A new model draws each frame exactly as the image model does.
@@ -72,7 +66,8 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         temporal_feed_forward (`bool`, *optional*, defaults to `True`):
             Give the temporal transformer blocks their two feed-forward layers.
         temporal_max_distance (`int`, *optional*):
-            Farthest frame that temporal attention sees, at least 1; `None` sets no limit.
+            Farthest frame that temporal attention sees, at least 1; `None` sets no limit. May be changed without
+            training, see [`~UNetVideoConditionModel.set_temporal_max_distance`].
         mixing (`str`, *optional*, defaults to `"learned"`):
             How temporal layers are blended in: `"learned"` (a scalar per layer), `"fixed"` or `"residual"` (added).
         temporal_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -80,6 +75,9 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         added_time_ids (`tuple[str]`, *optional*, defaults to `()`):
             Numbers per clip that the model is told, out of `"fps"`, `"motion_bucket_id"` and `"noise_level"`.
         added_time_embed_dim (`int`, *optional*, defaults to 256): Width of each number's sinusoid.
+        context_channels (`int`, *optional*):
+            Channels of the given frames that the temporal residual blocks read: those of the latents and one for the
+            mask, 5 for latents of 4; `None` for a model that reads none.
 
     Raises:
         ValueError: If an option has a value that is not listed here.
@@ -89,6 +87,9 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         VideoLDM (arXiv:2304.08818), Section 3.1 and appendix; temporal layers as counted there and named in Stable
         Video Diffusion (arXiv:2311.15127).
     """
+
+    image_class = UNet2DConditionModel
+    maker = "from_unet2d"
 
     _no_split_modules = [
         "BasicTransformerBlock",
@@ -101,7 +102,7 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
     _repeated_blocks = ["BasicTransformerBlock", "TemporalTransformerBlock"]
 
     @register_to_config
-    @_with_parameters_of_unet2d
+    @with_parameters_of(UNet2DConditionModel)
     def __init__(
         self,
         *args: Any,
@@ -114,16 +115,22 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         temporal_norm_eps: float = 1e-5,
         added_time_ids: tuple[str, ...] = (),
         added_time_embed_dim: int = 256,
+        context_channels: int | None = None,
         **unet2d_options: Any,
     ) -> None:
-        _check_choice("temporal_attention", temporal_attention, TEMPORAL_ATTENTIONS)
-        _check_choice("mixing", mixing, MIXINGS)
+        check_choice("temporal_attention", temporal_attention, TEMPORAL_ATTENTIONS)
+        check_choice("mixing", mixing, MIXINGS)
         for name in added_time_ids:
-            _check_choice("added_time_ids", name, ADDED_TIME_IDS)
+            check_choice("added_time_ids", name, ADDED_TIME_IDS)
         if temporal_max_distance is not None and temporal_max_distance < 1:
             raise ValueError(
                 f"`temporal_max_distance` must be at least 1 or `None`, but is {temporal_max_distance}. With 1 a frame"
                 " sees its two neighbours."
+            )
+        if context_channels is not None and (context_channels < 2 or not temporal_conv):
+            raise ValueError(
+                "`context_channels` must be at least 2 (latents and a mask) and needs `temporal_conv=True`, whose"
+                f" blocks read the given frames, but is {context_channels} with `temporal_conv={temporal_conv}`."
             )
         super().__init__(*args, **unet2d_options)
         options = TemporalOptions(
@@ -135,30 +142,34 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
             norm_eps=temporal_norm_eps,
             dropout=self.config.dropout,
             upcast_attention=self.config.upcast_attention,
+            context_widths=() if context_channels is None else tuple(self.config.block_out_channels),
         )
         time_embed_dim = self.time_embedding.linear_2.out_features
         temb_channels = time_embed_dim * 2 if self.config.class_embeddings_concat else time_embed_dim
-        for layer in self._layers_that_see_the_clip():
-            make_video_layer(layer, options, temb_channels)
-        self.clip_embedding = None
+        for layer, level in self._layers_that_see_the_clip():
+            make_video_layer(layer, options, temb_channels, level)
+        self.clip_embedding = self.context_embedding = None
         if added_time_ids:
             self.clip_embedding = ClipEmbedding(len(added_time_ids), added_time_embed_dim, time_embed_dim)
+        if context_channels is not None:
+            self.context_embedding = ContextEmbedding(context_channels, options.context_widths)
 
-    def _layers_that_see_the_clip(self) -> list[nn.Module]:
-        """List the layers that blocks hand the clip to: attention in blocks without text gets none and stays 2D."""
+    def _layers_that_see_the_clip(self) -> list[tuple[nn.Module, int]]:
+        """
+        List the layers that blocks hand the clip to, with their levels: attention in blocks without text gets none and
+        stays 2D.
+        """
+        down = list(enumerate(self.down_blocks))
+        last = len(down) - 1
+        up = [(last - index, block) for index, block in enumerate(self.up_blocks)]
         layers = []
-        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+        for level, block in (*down, (last, self.mid_block), *up):
             if block is not None:
-                layers += [module for name, module in block.named_modules() if not name.startswith("attentions")]
+                modules = [module for name, module in block.named_modules() if not name.startswith("attentions")]
                 if getattr(block, "has_cross_attention", False):
-                    layers += list(block.attentions.modules())
+                    modules += list(block.attentions.modules())
+                layers += [(module, level) for module in modules]
         return layers
-
-    @property
-    def temporal_options(self) -> dict[str, Any]:
-        """The options that `UNet2DConditionModel` does not have, with their values."""
-        inherited = inspect.signature(UNet2DConditionModel.__init__).parameters
-        return {name: self.config[name] for name in self._get_init_keys(type(self)) if name not in inherited}
 
     @classmethod
     def from_unet2d(
@@ -185,88 +196,21 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
             VideoLDM (arXiv:2304.08818), Section 3.1. The blended output equals the spatial one at the start because
             every temporal branch ends in a projection initialised to zero.
         """
-        if not isinstance(unet2d, UNet2DConditionModel) or isinstance(unet2d, cls):
-            raise TypeError(
-                f"`unet2d` must be a `UNet2DConditionModel`, but is a `{type(unet2d).__name__}`. Load the image model"
-                " with `UNet2DConditionModel.from_pretrained` first."
-            )
-        _check_choice("preset", preset, tuple(PRESETS))
-        known = set(cls._get_init_keys(cls)) - set(inspect.signature(UNet2DConditionModel.__init__).parameters)
-        unknown = set(options) - known
-        if unknown:
-            raise TypeError(f"`{sorted(unknown)[0]}` is no option of the temporal layers; these are {sorted(known)}.")
-        spatial = unet2d.state_dict()
-        model = cls.from_config({**unet2d.config, **PRESETS[preset], **options, "_class_name": cls.__name__})
-        unexpected = model.load_state_dict(spatial, strict=False).unexpected_keys
-        if unexpected:
-            raise ValueError(
-                f"`unet2d` must be a plain image model, but holds weights of an adapter, such as {unexpected[0]!r}."
-                " Unload it (`unload_lora`, `unload_ip_adapter`) or fuse it first; adapters of the image model can be"
-                " loaded into the video model."
-            )
-        return nn.Module.to(model, device=unet2d.device, dtype=unet2d.dtype).train(unet2d.training)
+        check_choice("preset", preset, tuple(PRESETS))
+        return cls._inflate("unet2d", unet2d, PRESETS[preset], options)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> ModelMixin:
+    def preset_of(cls, options: Mapping[str, Any]) -> str | None:
         """
-        Load a video model, from a folder or the Hub; see [`~diffusers.ModelMixin.from_pretrained`].
+        Find the preset with given options; see [`matching_preset`].
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): Repository name or folder.
-            kwargs: Arguments of [`~diffusers.ModelMixin.from_pretrained`].
+            options (`Mapping[str, Any]`): Temporal options, or a whole configuration.
 
         Returns:
-            [`UNetVideoConditionModel`] in evaluation mode.
-
-        Raises:
-            ValueError: If the weights are those of an image model, or temporal layers are missing.
+            `str` or `None`
         """
-        is_info_asked = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        if info["missing_keys"]:
-            raise ValueError(
-                f"`pretrained_model_name_or_path` must hold a video model, but {str(pretrained_model_name_or_path)!r}"
-                f" lacks {len(info['missing_keys'])} weights, such as {sorted(info['missing_keys'])[0]!r}. For an"
-                " image model: `UNetVideoConditionModel.from_unet2d(UNet2DConditionModel.from_pretrained(...))`."
-            )
-        return (model, info) if is_info_asked else model
-
-    @classmethod
-    def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any, **kwargs: Any) -> ModelMixin:
-        """
-        Refuse: single files hold image models.
-
-        Args:
-            pretrained_model_link_or_path_or_dict (`str` or `dict`): The file.
-            kwargs: Arguments of `UNet2DConditionModel.from_single_file`.
-
-        Raises:
-            ValueError: Always, naming `from_unet2d`.
-        """
-        raise ValueError(
-            "`UNetVideoConditionModel` cannot be read from a single file, because such files hold image models. Use"
-            " `UNetVideoConditionModel.from_unet2d(UNet2DConditionModel.from_single_file(...))`, or `from_pretrained`"
-            " on the folder of a video model."
-        )
-
-    def to(self, *args: Any, **kwargs: Any) -> "UNetVideoConditionModel":
-        """
-        Move or cast the model; `memory_format=torch.channels_last` also covers the weights of 3D convolutions.
-
-        Args:
-            args: Arguments of `torch.nn.Module.to`.
-            kwargs: Keyword arguments of `torch.nn.Module.to`.
-
-        Returns:
-            [`UNetVideoConditionModel`]: The model itself.
-        """
-        if kwargs.get("memory_format") is torch.channels_last:
-            kwargs.pop("memory_format")
-            for parameter in self.parameters():
-                if parameter.dim() in (4, 5):
-                    layout = torch.channels_last if parameter.dim() == 4 else torch.channels_last_3d
-                    parameter.data = parameter.data.to(memory_format=layout)
-        return super().to(*args, **kwargs)
+        return matching_preset(options)
 
     @apply_lora_scale("cross_attention_kwargs")
     def forward(
@@ -290,6 +234,8 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         noise_level: Tensor | float | None = None,
         image_only: Tensor | None = None,
         temporal_encoder_hidden_states: Tensor | None = None,
+        context_latents: Tensor | None = None,
+        frame_mask: Tensor | None = None,
     ) -> UNetVideoConditionOutput | tuple[Tensor]:
         """
         Predict the noise (or whatever the model was trained to predict) of every frame.
@@ -312,22 +258,32 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
             motion_bucket_id (`torch.Tensor` of shape `(batch_size,)` or `float`, *optional*): Amount of motion.
             noise_level (`torch.Tensor` of shape `(batch_size,)` or `float`, *optional*): Noise on given frames.
             image_only (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_frames)`, *optional*):
-                `True` for frames that are independent images: temporal layers leave them as they are.
+                `True` for frames that are independent images: temporal layers leave them as they are, and numbers per
+                clip do not reach them, so that they are the image model's own.
             temporal_encoder_hidden_states (`torch.Tensor` of shape `(batch_size, tokens, dim)`, *optional*):
-                Text for the temporal layers, where it differs from that of the spatial layers (personalised models).
+                Text for the temporal layers, where it differs from that of the spatial layers (personalised models);
+                it may have another number of tokens.
+            context_latents (`torch.Tensor` of shape `(batch_size, context_channels - 1, num_frames, height, width)`,
+                *optional*): Latents of given frames at their places, for models with `context_channels`; other places
+                are ignored. Without them no frame is given, as with a `frame_mask` that is `False` everywhere.
+            frame_mask (`torch.Tensor` of shape `(batch_size, num_frames)` and type `torch.bool`, *optional*): `True`
+                for given frames; with `context_latents`.
 
         Returns:
             [`UNetVideoConditionOutput`] or `tuple`: Prediction of shape
             `(batch_size, out_channels, num_frames, height, width)`.
 
         Raises:
-            ValueError: If a tensor has a wrong number of axes or rows, or a number per clip is missing or not read.
+            ValueError: If a tensor has a wrong number of axes or rows, a number per clip is missing, or the model does
+                not read what is given.
 
         Source:
-            VideoLDM (arXiv:2304.08818), Section 3.1: time is folded into the batch for the spatial layers.
+            VideoLDM (arXiv:2304.08818), Section 3.1: time is folded into the batch for the spatial layers; Section
+            3.2: given frames and their mask reach the temporal layers.
         """
-        self._check_sample(sample, encoder_hidden_states)
+        self._check_sample(sample, encoder_hidden_states, temporal_encoder_hidden_states)
         batch_size, _, num_frames = sample.shape[:3]
+        image_only = expand_image_only(image_only, batch_size, num_frames)
         images = videos_to_images(sample)
         if self.config.center_input_sample:
             images = 2 * images - 1.0
@@ -337,14 +293,15 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
             "added_cond_kwargs": added_cond_kwargs,
             "attention_mask": attention_mask,
         }
-        rows = repeat_for_frames(conditions, batch_size, num_frames)
+        rows = {**repeat_for_frames(conditions, batch_size, num_frames), "image_only": image_only}
         clip_ids = {"fps": fps, "motion_bucket_id": motion_bucket_id, "noise_level": noise_level}
         images, temb = self._embed_time(images, timestep, rows, encoder_hidden_states, clip_ids, num_frames)
         text = self.process_encoder_hidden_states(encoder_hidden_states, added_cond_kwargs)
         temporal_text = text
         if temporal_encoder_hidden_states is not None:
             temporal_text = self.process_encoder_hidden_states(temporal_encoder_hidden_states, added_cond_kwargs)
-        clip = self._describe_clip(sample, temb, temporal_text, image_only)
+        context = self._embed_context(sample, context_latents, frame_mask)
+        clip = self._describe_clip(sample, temb, temporal_text, image_only, context)
         cross_attention_kwargs = self._embed_gligen(cross_attention_kwargs or {}, batch_size, num_frames)
         attention = {
             "encoder_hidden_states": text,
@@ -355,29 +312,53 @@ class UNetVideoConditionModel(VideoAttentionMixin, TemporalCheckpointMixin, UNet
         controlnet, adapter = sort_residuals(
             down_block_additional_residuals, mid_block_additional_residual, down_intrablock_additional_residuals
         )
-        images = self.conv_in(images)
-        images = self._run_blocks(images, clip, attention, controlnet, adapter)
+        images = self._run_blocks(self.conv_in(images), clip, attention, controlnet, adapter)
         if self.conv_norm_out:
             images = self.conv_act(self.conv_norm_out(images))
         output = images_to_videos(self.conv_out(images), num_frames)
         return UNetVideoConditionOutput(sample=output) if return_dict else (output,)
 
-    def _check_sample(self, sample: Tensor, encoder_hidden_states: Tensor) -> None:
+    def _check_sample(self, sample: Tensor, text: Tensor, temporal_text: Tensor | None) -> None:
         if sample.dim() != 5:
             raise ValueError(
                 "`sample` must have the shape (batch_size, channels, num_frames, height, width), but has shape"
                 f" {tuple(sample.shape)}. Add the axis of frames; a single image is a video of one frame."
             )
-        if encoder_hidden_states.shape[0] != sample.shape[0]:
+        texts = {"encoder_hidden_states": text, "temporal_encoder_hidden_states": temporal_text}
+        for name, one in texts.items():
+            if one is not None and one.shape[0] != sample.shape[0]:
+                raise ValueError(
+                    f"`{name}` must have one row per video ({sample.shape[0]}), but has {one.shape[0]}. Do not repeat"
+                    " the text for frames; the model does."
+                )
+        if temporal_text is not None and not self.config.temporal_cross_attention:
             raise ValueError(
-                f"`encoder_hidden_states` must have one row per video ({sample.shape[0]}), but has"
-                f" {encoder_hidden_states.shape[0]}. Do not repeat the text for frames; the model does."
+                "`temporal_encoder_hidden_states` has no effect on this model, whose temporal layers read no text"
+                " (`temporal_cross_attention` is off). Leave it out."
             )
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}, but is {value!r}. Choose one of them.")
+STRUCTURAL_OPTIONS = {  # those that presets differ in, with their defaults
+    name: parameter.default
+    for name, parameter in inspect.signature(UNetVideoConditionModel.__init__).parameters.items()
+    if name in ("mixing", "frame_adaptor", "context_channels")
+    or name.startswith("temporal_")
+    and name not in ("temporal_norm_eps", "temporal_max_distance")
+}
+
+
+def matching_preset(config: Mapping[str, Any]) -> str | None:
+    """
+    Find the preset that a video U-Net was made with.
+
+    Args:
+        config (`Mapping[str, Any]`): Configuration of a [`UNetVideoConditionModel`], or its temporal options.
+
+    Returns:
+        `str` or `None`: Its name; `None` where the options are those of no preset.
+    """
+    have = {name: config.get(name, default) for name, default in STRUCTURAL_OPTIONS.items()}
+    return next((preset for preset, changes in PRESETS.items() if have == {**STRUCTURAL_OPTIONS, **changes}), None)
 
 
 # Scales per block, as in `set_adapters("style", {"unet": {"down": 0.5}})`, are expanded for classes named here only.

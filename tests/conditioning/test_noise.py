@@ -5,7 +5,13 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from diffusers_video.conditioning.noise import NOISE_PRIORS, check_noise_prior, draw_noise
+from diffusers_video.conditioning.noise import (
+    NOISE_PRIORS,
+    check_noise_prior,
+    draw_noise,
+    draw_seeds,
+    frame_generators,
+)
 
 
 SHAPE = (2, 3, 4, 5, 5)
@@ -108,3 +114,21 @@ def test_a_prior_that_does_not_exist_is_refused(
 def test_noise_without_frames_cannot_be_shared() -> None:
     with pytest.raises(ValueError, match="`shape` must be .* for mixed noise, but is"):
         draw_noise((2, 7), "mixed", generator=None)
+
+
+def test_the_noise_of_a_frame_follows_from_its_video_and_its_place_alone() -> None:
+    def draw(generator: torch.Generator | list, batch_size: int, first: int, num_frames: int) -> Tensor:
+        sources = frame_generators(draw_seeds(generator, batch_size), first, num_frames)
+        return randn_tensor((batch_size * num_frames, 4), generator=sources).view(batch_size, num_frames, 4)
+
+    whole = draw(seeded(1, 2), 2, 0, 6)
+    assert torch.equal(draw(seeded(1, 2), 2, 2, 3), whole[:, 2:5])
+    assert torch.equal(draw(seeded(2), 1, 0, 6), whole[1:])
+    assert len(whole.view(12, 4).unique(dim=0)) == 12
+    source = seeded(3)[0]
+    first, second = draw(source, 2, 0, 1), draw(source, 2, 0, 1)
+    assert len(torch.cat([first, second]).view(4, 4).unique(dim=0)) == 4
+    torch.manual_seed(5)
+    seeds = draw_seeds(None, 2)
+    torch.manual_seed(5)
+    assert seeds == draw_seeds(None, 2) and len(set(seeds)) == 2

@@ -258,6 +258,7 @@ NON_DEFAULTS = {
     "temporal_norm_eps": 1e-6,
     "added_time_ids": ["fps", "noise_level"],
     "added_time_embed_dim": 16,
+    "context_channels": 5,
 }
 COMPANIONS = {  # options that others need beside them
     "transformer_layers_per_block": {},
@@ -332,6 +333,7 @@ def test_presets_can_be_overruled() -> None:
         "temporal_norm_eps": 1e-5,
         "added_time_ids": (),
         "added_time_embed_dim": 256,
+        "context_channels": None,
     }
 
 

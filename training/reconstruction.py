@@ -1,8 +1,8 @@
-"""What autoencoders of frames are trained on and measured by."""
+"""What autoencoders are trained on and measured by."""
 
 # Shapes: B videos, C channels, F frames, H height, W width; N = B * F images; c, h, w of the latents.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from diffusers_video.layers.layout import videos_to_images
+from diffusers_video.layers.layout import images_to_videos, videos_to_images
 
 
 class FrameAutoencoder(nn.Module):
@@ -75,31 +75,65 @@ def psnr(reconstructions: Tensor, images: Tensor) -> Tensor:
     return 10 * torch.log10(4 / squared.clamp(min=1e-12))
 
 
-@torch.no_grad()
-def heldout_reconstruction(
-    model: nn.Module, clips: Sequence[dict[str, Any]], device: torch.device
-) -> dict[str, float]:
+def flicker(reconstructions: Tensor, videos: Tensor) -> Tensor:
     """
-    Reconstruct held-out clips from the mode of their posterior.
+    Measure how much reconstructions change from frame to frame where the originals do not, or less or otherwise.
 
     Args:
-        model (`torch.nn.Module`): A [`FrameAutoencoder`] in evaluation mode.
+        reconstructions (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Values around
+            [-1, 1]; they are clamped to it.
+        videos (`torch.Tensor` of the same shape): Values in [-1, 1]; at least 2 frames.
+
+    Returns:
+        `torch.Tensor`: Scalar, the mean absolute difference between the frame-to-frame changes of both.
+    """
+    return (reconstructions.float().clamp(-1, 1).diff(dim=2) - videos.float().diff(dim=2)).abs().mean()
+
+
+def reconstruct_frames(model: nn.Module, videos: Tensor) -> Tensor:
+    """
+    Reconstruct videos by an autoencoder of images, from the mode of each posterior.
+
+    Args:
+        model (`torch.nn.Module`): A [`FrameAutoencoder`].
+        videos (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Values in [-1, 1].
+
+    Returns:
+        `torch.Tensor`: Of the same shape.
+    """
+    return images_to_videos(model(videos_to_images(videos))[0], videos.shape[2])
+
+
+@torch.no_grad()
+def heldout_reconstruction(
+    reconstruct: Callable[[Tensor], Tensor],
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    clips: Sequence[dict[str, Any]],
+    device: torch.device,
+) -> dict[str, float]:
+    """
+    Reconstruct held-out clips and compare them with what they were.
+
+    Args:
+        reconstruct (`Callable`): Takes and returns videos `(1, channels, num_frames, height, width)`; it must draw
+            nothing at random.
+        loss_fn (`Callable`): `(reconstructions, videos) -> loss`.
         clips (`Sequence[dict[str, Any]]`): With `pixel_values` `(channels, num_frames, height, width)`.
         device (`torch.device`): Where it runs.
 
     Returns:
-        `dict[str, float]`: `heldout_loss`, the mean absolute error, and `heldout_psnr` in dB, the mean over frames.
+        `dict[str, float]`: `heldout_loss`, the mean of `loss_fn`; `heldout_psnr` in dB, the mean over frames; and of
+        clips with several frames `heldout_flicker`, the mean of [`flicker`].
     """
-    losses, ratios = [], []
+    measured: dict[str, list[Tensor]] = {"heldout_loss": [], "heldout_psnr": [], "heldout_flicker": []}
     for clip in clips:
-        images = clip["pixel_values"].transpose(0, 1).to(device)
-        reconstructions, _ = model(images)
-        losses.append(reconstruction_loss(reconstructions, images, "l1"))
-        ratios.append(psnr(reconstructions, images).mean())
-    return {
-        "heldout_loss": torch.stack(losses).double().mean().item(),
-        "heldout_psnr": torch.stack(ratios).double().mean().item(),
-    }
+        videos = clip["pixel_values"][None].to(device)
+        reconstructions = reconstruct(videos)
+        measured["heldout_loss"].append(loss_fn(reconstructions, videos))
+        measured["heldout_psnr"].append(psnr(videos_to_images(reconstructions), videos_to_images(videos)).mean())
+        if videos.shape[2] > 1:
+            measured["heldout_flicker"].append(flicker(reconstructions, videos))
+    return {name: torch.stack(values).double().mean().item() for name, values in measured.items() if values}
 
 
 @torch.no_grad()

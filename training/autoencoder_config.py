@@ -7,6 +7,7 @@ from diffusers_video.training.base_config import TrainingConfig, option
 
 
 RECONSTRUCTION_LOSSES = ("l1", "l2", "l1+l2")
+TRAINED_PARTS = ("all", "decoder")
 
 
 @dataclass(kw_only=True)
@@ -25,13 +26,17 @@ class AutoencoderConfig(TrainingConfig):
         None, "Configuration of a new autoencoder: a JSON file, or a folder or Hub id that holds one."
     )
     revision: str | None = option(None, "Revision of the model on the Hub.")
+    train: str = option("all", "What trains: all, or decoder (the latents, and models trained on them, stay).")
     zero_init_residuals: bool = option(False, "Begin a new model with residual blocks that add nothing.")
 
     rec_loss: str = option("l1", "Loss of the reconstruction: l1, l2 or l1+l2.")
     kl_scale: float = option(1e-6, "Weight of the KL divergence, summed over the latents of an image.")
     num_scaling_images: int = option(256, "Training frames that the scale of the latents is measured on.")
 
-    choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {"rec_loss": RECONSTRUCTION_LOSSES}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {
+        "train": TRAINED_PARTS,
+        "rec_loss": RECONSTRUCTION_LOSSES,
+    }
     ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
         "kl_scale": (0, None, False),
         "num_scaling_images": (2, None, False),
@@ -45,6 +50,20 @@ class AutoencoderConfig(TrainingConfig):
             )
         if self.zero_init_residuals and self.pretrained_model_name_or_path is not None:
             raise ValueError("`zero_init_residuals` is for new models and would undo a trained one. Leave it out.")
+        if self.train == "decoder":
+            self._check_decoder()
+
+    def _check_decoder(self) -> None:
+        if self.pretrained_model_name_or_path is None:
+            raise ValueError("`train=decoder` keeps the encoder of a trained model. Name one, or train all.")
+        for name in ("kl_scale", "num_scaling_images"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"`{name}` has no effect with `train=decoder`, where latents stay. Leave it out.")
+
+    @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        return ("train",) if self.train == "all" else ()
 
     @property
     def frames_per_clip(self) -> int:

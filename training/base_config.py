@@ -154,6 +154,11 @@ class TrainingConfig:
         _check_contradictions(self)
 
     @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        return ()
+
+    @property
     def is_shapes(self) -> bool:
         """`bool`: Whether the clips are the synthetic `shapes`."""
         return self.train_data_dir == SHAPES

@@ -9,13 +9,19 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from diffusers_video.conditioning.noise import draw_noise
+from diffusers_video.conditioning.noise import draw_noise, make_generator
 from diffusers_video.data.dataset import collate_clips
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training import objectives
 from diffusers_video.training.config import VideoUNetConfig
+from diffusers_video.training.context import (
+    context_conditions,
+    draw_frame_mask,
+    draw_windows,
+    heldout_frame_mask,
+    heldout_window,
+)
 from diffusers_video.training.encoding import encode_clips, encode_empty_caption, model_conditions, sample_latents
-from diffusers_video.training.loop import make_generator
 from diffusers_video.training.models import training_scheduler
 
 
@@ -88,6 +94,7 @@ class ClipLoss:
             `torch.Tensor`: Scalar.
         """
         config = self.config
+        batch = self.draw_window(batch, generator)
         posterior, conditions = self.encode(batch)
         latents = sample_latents(*posterior.values(), config.posterior, generator)
         size, device = len(latents), latents.device
@@ -96,6 +103,7 @@ class ClipLoss:
         image_only = self._draw_images(size, generator)
         if image_only is not None:
             conditions["image_only"] = image_only.to(device)
+        conditions |= self.draw_conditions(batch, latents, generator)
         noise = draw_noise(
             latents.shape,
             config.noise_prior,
@@ -122,6 +130,74 @@ class ClipLoss:
             snr_gamma=config.snr_gamma,
             perturbation=perturbation,
         )
+
+    def draw_window(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        """
+        Draw the part of each clip that is trained on.
+
+        Args:
+            batch (`dict[str, Any]`): See [`ClipLoss.encode`].
+            generator (`torch.Generator`): Source of all randomness.
+
+        Returns:
+            `dict[str, Any]`: The batch itself but for interpolation.
+        """
+        return draw_windows(batch, generator) if self.config.task == "interpolation" else batch
+
+    def fix_window(self, batch: dict[str, Any], place: int) -> dict[str, Any]:
+        """
+        Fix the part of a held-out clip that is measured on.
+
+        Args:
+            batch (`dict[str, Any]`): One clip, see [`ClipLoss.encode`].
+            place (`int`): Number of the clip.
+
+        Returns:
+            `dict[str, Any]`: The batch itself but for interpolation.
+        """
+        return heldout_window(batch, place) if self.config.task == "interpolation" else batch
+
+    def draw_conditions(
+        self, batch: Mapping[str, Any], latents: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """
+        Draw what the denoiser is told beside text and numbers.
+
+        Args:
+            batch (`Mapping[str, Any]`): See [`ClipLoss.encode`].
+            latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): The clips, encoded.
+            generator (`torch.Generator`): Source of all randomness.
+
+        Returns:
+            `dict[str, torch.Tensor]`: Arguments of the denoiser.
+        """
+        if self.config.task == "text-to-video":
+            return {}
+        return context_conditions(
+            latents,
+            draw_frame_mask(self.config, len(latents), latents.shape[2], generator),
+            self.pipeline.unet.config.added_time_ids,
+            scheduler=self.scheduler,
+            max_noise_level=self.config.max_noise_level,
+            generator=generator,
+        )
+
+    def fix_conditions(self, batch: Mapping[str, Any], latents: Tensor, place: int) -> dict[str, Tensor]:
+        """
+        Fix what the denoiser is told of a held-out clip beside text and numbers.
+
+        Args:
+            batch (`Mapping[str, Any]`): One clip, see [`ClipLoss.encode`].
+            latents (`torch.Tensor` of shape `(1, c, num_frames, h, w)`): It, encoded.
+            place (`int`): Number of the clip.
+
+        Returns:
+            `dict[str, torch.Tensor]`: Arguments of the denoiser.
+        """
+        if self.config.task == "text-to-video":
+            return {}
+        frame_mask = heldout_frame_mask(self.config, place, latents.shape[2])
+        return context_conditions(latents, frame_mask, self.pipeline.unet.config.added_time_ids)
 
     def _empty_conditions(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
         empty: dict[str, Any] = {"encoder_hidden_states": self.empty["prompt_embeds"]}
@@ -171,8 +247,11 @@ def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
     middles = (torch.arange(config.num_heldout_timesteps) + 0.5) / config.num_heldout_timesteps
     clips = []
     for place in range(number):
-        posterior, conditions = clip_loss.encode(collate_clips([dataset[place * len(dataset) // number]]))
+        batch = collate_clips([dataset[place * len(dataset) // number]])
+        batch = clip_loss.fix_window(batch, place)
+        posterior, conditions = clip_loss.encode(batch)
         latents = posterior["latents_mean"]
+        conditions |= clip_loss.fix_conditions(batch, latents, place)
         if config.train == "spatial":
             conditions["image_only"] = torch.ones(1, dtype=torch.bool, device=latents.device)
         noise = draw_noise(

@@ -4,20 +4,22 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+from diffusers_video.conditioning.frames import INTERPOLATION_RATE, MAX_CONTEXT_FRAMES
 from diffusers_video.conditioning.noise import NOISE_PRIORS
 from diffusers_video.data.buckets import Bucket
-from diffusers_video.models.unet_video_condition import PRESETS
-from diffusers_video.training.base_config import TrainingConfig, option
-from diffusers_video.training.objectives import NOISE_OFFSETS, PREDICTION_TYPES
+from diffusers_video.training.base_config import option
+from diffusers_video.training.denoiser_config import DenoiserConfig
 
 
 TRAINED_PARTS = ("temporal", "all", "lora", "spatial")
+TASKS = ("text-to-video", "key-frames", "interpolation")
+SECOND_STRIDE = INTERPOLATION_RATE  # of interpolation, beside 1: the frames of the pass before
 
 
 @dataclass(kw_only=True)
-class VideoUNetConfig(TrainingConfig):
+class VideoUNetConfig(DenoiserConfig):
     """
-    Settings of `train_video_unet.py`: those of [`TrainingConfig`], and those of models and of the objective.
+    Settings of `train_video_unet.py`: those of [`DenoiserConfig`], of its tasks, of LoRA and of the noise prior.
 
     Raises:
         ValueError: If a value is out of its range, or settings contradict each other.
@@ -27,10 +29,8 @@ class VideoUNetConfig(TrainingConfig):
         dataclasses.MISSING,
         "Folder or Hub id of an image pipeline (SD 1.x, 2.x, XL), or of a video pipeline to go on.",
     )
+    task: str = option("text-to-video", "What the model learns: text-to-video, key-frames or interpolation.")
     train: str = option("temporal", "What trains: temporal, all, lora, or spatial (on single frames).")
-    revision: str | None = option(None, "Revision of the model on the Hub.")
-    variant: str | None = option(None, "Variant of the weight files, such as fp16.")
-    preset: str | None = option(None, "Temporal layers of a new video model: videoldm (default) or light.")
     fps_conditioning: bool = option(False, "Tell a new video model the frame rate of every clip.")
     rank: int = option(8, "Rank of the LoRA layers.")
     lora_alpha: float | None = option(None, "Scale of the LoRA layers times their rank; the rank by default.")
@@ -38,55 +38,88 @@ class VideoUNetConfig(TrainingConfig):
         ["to_q", "to_k", "to_v", "to_out.0"], "Layers that get LoRA, by the end of their names."
     )
 
-    posterior: str = option("sample", "Latents: sample from the autoencoder's posterior, or its mode.")
-    num_heldout_timesteps: int = option(4, "Timesteps per held-out clip, spread evenly.")
     validation_prompts: list[str] = option([], "Videos drawn at every validation.")
-    num_validation_inference_steps: int = option(25, "Steps of the sampler for these.")
-
-    prediction_type: str | None = option(None, "epsilon, v_prediction or sample; the model's own by default.")
-    snr_gamma: float | None = option(None, "Min-SNR weighting; 5 is usual.")
-    noise_offset: float = option(0.0, "Strength of the noise offset; 0.05 to 0.1 is usual.")
-    noise_offset_per: str = option("frame", "One offset per frame or per clip.")
-    input_perturbation: float = option(0.0, "Strength of the input perturbation; 0.1 is usual.")
     noise_prior: str = option("independent", "Noise across frames: independent, mixed or progressive.")
     noise_prior_strength: float = option(1.0, "alpha of mixed and progressive noise.")
-    rescale_betas_zero_snr: bool = option(False, "Zero terminal SNR; with v_prediction or sample.")
-    caption_dropout: float = option(0.1, "Chance of training a clip without its caption.")
-    image_probability: float = option(0.0, "Chance that the frames of a clip are trained on as single images.")
+    num_given_probabilities: list[float] = option(
+        [], "Chances of 0, 1 and 2 given first frames with `task=key-frames`; equal by default."
+    )
+    context_dropout: float | None = option(
+        None, "Chance that no frame is given with `task=interpolation`, for context guidance; 0.1 by default."
+    )
+    max_noise_level: int = option(0, "Highest timestep of the noise on given frames, which the model is told; or 0.")
 
-    choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {
+    choices: ClassVar[dict[str, tuple[str, ...]]] = DenoiserConfig.choices | {
+        "task": TASKS,
         "train": TRAINED_PARTS,
-        "posterior": ("sample", "mode"),
         "noise_prior": NOISE_PRIORS,
-        "noise_offset_per": NOISE_OFFSETS,
     }
-    optional_choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.optional_choices | {
-        "preset": tuple(PRESETS),
-        "prediction_type": PREDICTION_TYPES,
-    }
-    ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
+    ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = DenoiserConfig.ranges | {
         "rank": (1, None, False),
         "lora_alpha": (0, None, True),
-        "num_heldout_timesteps": (1, None, False),
-        "num_validation_inference_steps": (1, None, False),
-        "snr_gamma": (0, None, True),
-        "noise_offset": (0, None, False),
-        "input_perturbation": (0, None, False),
         "noise_prior_strength": (0, None, True),
-        "caption_dropout": (0, 1, False),
-        "image_probability": (0, 1, False),
+        "context_dropout": (0, 1, False),
+        "max_noise_level": (0, 999, False),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_task(self)
         _check_lengths(self)
         _check_lora(self)
-        _check_objective(self)
+        _check_noise_prior(self)
 
     @property
     def frames_per_clip(self) -> int:
         """`int`: Frames per clip where no buckets are named."""
+        if self.task == "interpolation":
+            return self.num_frames or INTERPOLATION_RATE * SECOND_STRIDE + 1
         return self.num_frames or (1 if self.train == "spatial" else 16)
+
+    @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        if self.task != "text-to-video":
+            return ()
+        return ("task", "num_given_probabilities", "context_dropout", "max_noise_level")
+
+
+def _check_task(config: VideoUNetConfig) -> None:
+    owners = {"num_given_probabilities": ("key-frames",), "context_dropout": ("interpolation",)}
+    owners["max_noise_level"] = ("key-frames", "interpolation")
+    for name, tasks in owners.items():
+        if config.task not in tasks and getattr(config, name) != VideoUNetConfig.default_of(name):
+            raise ValueError(f"`{name}` has an effect only with task {' or '.join(tasks)}, but it is {config.task}.")
+    chances = config.num_given_probabilities
+    if chances and (len(chances) != MAX_CONTEXT_FRAMES + 1 or min(chances) < 0 or not sum(chances) > 0):
+        raise ValueError(
+            f"`num_given_probabilities` must be {MAX_CONTEXT_FRAMES + 1} numbers of at least 0, not all 0, but is"
+            f" {chances}. They need not add up to 1."
+        )
+    if config.task == "text-to-video":
+        return
+    if config.train not in ("temporal", "all"):
+        raise ValueError(
+            f"`train` must be temporal or all with `task={config.task}`, which given frames reach through temporal"
+            f" layers, but is {config.train}."
+        )
+    if config.image_probability:
+        raise ValueError(
+            f"`image_probability` must be 0 with `task={config.task}`, but is {config.image_probability}. Leave it"
+            " out."
+        )
+    if config.task == "interpolation" and config.validation_prompts:
+        raise ValueError(
+            "`validation_prompts` must be empty with `task=interpolation`, which needs frames beside them. Leave them"
+            " out; the preview is drawn from the first clip."
+        )
+    least = MAX_CONTEXT_FRAMES + 1 if config.task == "key-frames" else INTERPOLATION_RATE + 1
+    for name in config.bucket_names():
+        if Bucket.parse(name).num_frames < least:
+            raise ValueError(
+                f"`num_frames` must be at least {least} with `task={config.task}`, but is"
+                f" {Bucket.parse(name).num_frames}."
+            )
 
 
 def _check_lengths(config: VideoUNetConfig) -> None:
@@ -94,40 +127,21 @@ def _check_lengths(config: VideoUNetConfig) -> None:
         num_frames = Bucket.parse(name).num_frames
         if config.train == "spatial" and num_frames != 1:
             raise ValueError(f"`num_frames` must be 1 with `train=spatial`, but is {num_frames}. Leave it out.")
-        if config.train in ("temporal", "lora", "all") and num_frames < 2:
-            raise ValueError(
-                f"`num_frames` must be at least 2 with `train={config.train}`, but is {num_frames}. For single frames"
-                " take `train=spatial`."
-            )
 
 
 def _check_lora(config: VideoUNetConfig) -> None:
-    lora = VideoUNetConfig.__dataclass_fields__
     if config.train != "lora":
         for name in ("rank", "lora_alpha", "lora_target_modules"):
-            default = lora[name].default_factory() if name == "lora_target_modules" else lora[name].default
-            if getattr(config, name) != default:
+            if getattr(config, name) != VideoUNetConfig.default_of(name):
                 raise ValueError(f"`{name}` has an effect only with `train=lora`, but `train` is {config.train!r}.")
     elif not config.lora_target_modules:
         raise ValueError("`lora_target_modules` must name at least one layer with `train=lora`, but is empty.")
 
 
-def _check_objective(config: VideoUNetConfig) -> None:
-    if config.image_probability and config.train in ("temporal", "spatial"):
-        raise ValueError(
-            f"`image_probability` must be 0 with `train={config.train}`, but is {config.image_probability}: single"
-            " images train no temporal layer, and `spatial` trains on nothing else."
-        )
+def _check_noise_prior(config: VideoUNetConfig) -> None:
     if config.train == "spatial" and config.noise_prior != "independent":
         raise ValueError("`noise_prior` must be 'independent' with `train=spatial`: there is one frame.")
     if config.noise_prior == "independent" and config.noise_prior_strength != 1.0:
         raise ValueError(
             "`noise_prior_strength` has no effect on independent noise. Set `noise_prior`, or leave it out."
-        )
-    if not config.noise_offset and config.noise_offset_per != "frame":
-        raise ValueError("`noise_offset_per` has no effect without `noise_offset`. Set it, or leave both out.")
-    if config.rescale_betas_zero_snr and config.prediction_type == "epsilon":
-        raise ValueError(
-            "`rescale_betas_zero_snr` must not be used with `prediction_type=epsilon`: at zero SNR the input is the"
-            " noise, and predicting it teaches nothing (arXiv:2305.08891, Section 3.2). Take v_prediction."
         )

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from diffusers_video.conditioning.noise import make_generator
 from diffusers_video.data.sampler import endless_batches
 from diffusers_video.training.base_config import TrainingConfig
 from diffusers_video.training.checkpoints import Checkpointer
@@ -30,7 +31,7 @@ logger = get_logger(__name__)
 
 EXIT_CODE_WHEN_STOPPED = 130
 
-LossFunction = Callable[[nn.Module, dict[str, Any], torch.Generator], Tensor]
+LossFunction = Callable[[nn.Module, dict[str, Any], torch.Generator], Tensor | dict[str, Tensor]]
 Validation = Callable[[nn.Module, int], dict[str, float]]
 
 
@@ -44,6 +45,7 @@ class TrainingState:
         optimizer (`Optimizer`): The prepared optimizer.
         schedule (`LRScheduler`): Schedule of the learning rate, stepped once per update.
         ema (`EMAModel`, *optional*): Moving average of the parameters that train.
+        opponents (`list[torch.nn.Parameter]`, *optional*): Parameters that train against the others.
         step (`int`, *optional*, defaults to 0): Updates done.
     """
 
@@ -51,12 +53,13 @@ class TrainingState:
     optimizer: Optimizer
     schedule: LRScheduler
     ema: EMAModel | None
+    opponents: list[nn.Parameter] = field(default_factory=list)
     step: int = 0
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """`list[torch.nn.Parameter]`: The parameters that train."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        """`list[torch.nn.Parameter]`: The parameters that train, without the opponents."""
+        return _trained_parameters(self.model, self.opponents)
 
 
 def fit(
@@ -68,6 +71,7 @@ def fit(
     *,
     identity: dict[str, Any],
     validate: Validation | None = None,
+    opponent: dict[str, Any] | None = None,
 ) -> nn.Module:
     """
     Train a model, beginning anew or from a checkpoint.
@@ -78,11 +82,16 @@ def fit(
         accelerator (`Accelerator`): Where to run; model and optimizer are prepared here.
         model (`torch.nn.Module`): Its parameters with `requires_grad` train.
         loader (`DataLoader`): From [`build_loader`]; each process has its own part.
-        loss_fn (`Callable`): `(model, batch, generator) -> loss`, all randomness from the generator.
+        loss_fn (`Callable`): `(model, batch, generator) -> loss`, all randomness from the generator. The batch also
+            holds `step`, the updates done. With an opponent, several losses by name, `loss` and others: each has
+            gradients for the parameters that are to lower it and for no others.
         config ([`TrainingConfig`]): Settings.
         identity (`dict[str, Any]`): What a run must share with the checkpoint that it resumes.
         validate (`Callable`, *optional*): `(model, step) -> numbers`, run before the first update, every
             `validation_steps` and after the last.
+        opponent (`dict[str, Any]`, *optional*): The part of the model that trains against the rest, such as a
+            discriminator: its `params`, and its own settings of the optimizer, such as `lr`. Its gradients are clipped
+            on their own, and it is not averaged. Where models are sharded there can be none.
 
     Returns:
         `torch.nn.Module`: The trained model, unwrapped unless it is sharded; with `use_ema` it holds the average.
@@ -95,7 +104,7 @@ def fit(
     max_train_steps = count_updates(config, loader)
     checkpointer = Checkpointer(accelerator, config.output_dir, identity, config.checkpoints_total_limit)
     chosen = checkpointer.choose(config.resume_from_checkpoint)
-    state = _prepare(accelerator, model, config, max_train_steps)
+    state = _prepare(accelerator, model, config, max_train_steps, opponent)
     log = RunLog(Path(config.output_dir) / LOG_NAME, accelerator.is_main_process)
     if chosen is not None:
         _resume(state, loader, checkpointer, chosen)
@@ -142,41 +151,31 @@ def train_update(
         config ([`TrainingConfig`]): Settings.
 
     Returns:
-        `dict[str, torch.Tensor]`: `loss`, the mean over this process's micro-batches, and `grad_norm` if clipped.
+        `dict[str, torch.Tensor]`: `loss`, and the other losses if there are some, as means over this process's
+        micro-batches; and `grad_norm` if clipped.
     """
     accumulated = config.gradient_accumulation_steps
     losses, measured = [], {}
     for micro_step in range(state.step * accumulated, (state.step + 1) * accumulated):
-        batch = next(batches)
+        batch = {**next(batches), "step": state.step}
         generator = make_generator(config.seed, accelerator.process_index, micro_step)
         with accelerator.accumulate(state.model):
             loss = loss_fn(state.model, batch, generator)
-            accelerator.backward(loss)
+            terms = loss if isinstance(loss, dict) else {"loss": loss}
+            accelerator.backward(sum(terms.values()))
             if accelerator.sync_gradients and config.max_grad_norm:
                 measured["grad_norm"] = accelerator.clip_grad_norm_(state.trained, config.max_grad_norm)
+                if state.opponents:  # float16's scale was taken off all gradients by the line above
+                    nn.utils.clip_grad_norm_(state.opponents, config.max_grad_norm)
             state.optimizer.step()
             state.optimizer.zero_grad()
-        losses.append(loss.detach().float())
+        losses.append({name: term.detach().float() for name, term in terms.items()})
     if not accelerator.optimizer_step_was_skipped:  # float16 skips updates while it looks for a scale
         state.schedule.step()
         if state.ema is not None:
             state.ema.step(state.trained)
     state.step += 1
-    return {"loss": torch.stack(losses).mean(), **measured}
-
-
-def make_generator(*key: int) -> torch.Generator:
-    """
-    Make the source of all randomness of a micro-batch, from what names it: nothing depends on what came before.
-
-    Args:
-        key (`int`): At least 0 each, such as seed, process and micro-batch.
-
-    Returns:
-        `torch.Generator`: On the CPU.
-    """
-    seed = np.random.SeedSequence(key).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(seed[0]) << 31 | int(seed[1]) >> 1)
+    return {name: torch.stack([terms[name] for terms in losses]).mean() for name in losses[0]} | measured
 
 
 def count_updates(config: TrainingConfig, loader: DataLoader) -> int:
@@ -246,20 +245,23 @@ class _Run:
     def record(self, state: TrainingState, measured: dict[str, Tensor], stop: bool, bar: tqdm) -> bool:
         """Log an update; tell whether any process was asked to stop."""
         device = self.accelerator.device
-        values = torch.stack([measured["loss"].to(device), torch.tensor(float(stop), device=device)])
-        loss, stopped = self.accelerator.reduce(values, "mean").tolist()
-        if not np.isfinite(loss):
+        losses = {name: value.to(device) for name, value in measured.items() if name != "grad_norm"}
+        values = torch.stack([*losses.values(), torch.tensor(float(stop), device=device)])
+        *means, stopped = self.accelerator.reduce(values, "mean").tolist()
+        numbers = dict(zip(losses, means, strict=True))
+        total = sum(means)
+        if not np.isfinite(total):
             saved = "no checkpoint" if self.last_saved is None else f"checkpoint-{self.last_saved}"
             raise FloatingPointError(
-                f"The loss of step {state.step} is {loss}. Lower `learning_rate`, or train in bf16 or float32; the"
+                f"The loss of step {state.step} is {total}. Lower `learning_rate`, or train in bf16 or float32; the"
                 f" last whole state is {saved}."
             )
-        numbers = {"loss": loss, "lr": state.schedule.get_last_lr()[0]}
+        numbers["lr"] = state.schedule.get_last_lr()[0]
         if "grad_norm" in measured:
             numbers["grad_norm"] = float(measured["grad_norm"])
         self.log.append(state.step, **numbers)
         self.accelerator.log(numbers, step=state.step)
-        bar.set_postfix(loss=f"{loss:.4f}")
+        bar.set_postfix(loss=f"{numbers['loss']:.4f}")
         bar.update()
         return stopped > 0
 
@@ -295,12 +297,19 @@ class _Run:
 
 
 def _prepare(
-    accelerator: Accelerator, model: nn.Module, config: TrainingConfig, max_train_steps: int
+    accelerator: Accelerator,
+    model: nn.Module,
+    config: TrainingConfig,
+    max_train_steps: int,
+    opponent: dict[str, Any] | None,
 ) -> TrainingState:
     model.train()
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    opponents = [] if opponent is None else list(opponent["params"])
+    trained = [{"params": _trained_parameters(model, opponents)}]
+    if opponent is not None:
+        trained.append({**opponent, "params": opponents})
     optimizer = build_optimizer(trained, config, accelerator.num_processes)
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -310,7 +319,7 @@ def _prepare(
         num_cycles=config.lr_num_cycles,
     )
     model, prepared = accelerator.prepare(model, optimizer)
-    state = TrainingState(model=model, optimizer=prepared, schedule=schedule, ema=None)
+    state = TrainingState(model=model, optimizer=prepared, schedule=schedule, ema=None, opponents=opponents)
     if config.use_ema:
         if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
             raise ValueError("`use_ema` keeps whole weights and must be off where the model is sharded. Leave it out.")
@@ -318,12 +327,20 @@ def _prepare(
     return state
 
 
-def build_optimizer(parameters: list[nn.Parameter], config: TrainingConfig, num_processes: int = 1) -> Optimizer:
+def _trained_parameters(model: nn.Module, opponents: list[nn.Parameter]) -> list[nn.Parameter]:
+    others = {id(parameter) for parameter in opponents}
+    return [value for value in model.parameters() if value.requires_grad and id(value) not in others]
+
+
+def build_optimizer(
+    parameters: list[nn.Parameter] | list[dict[str, Any]], config: TrainingConfig, num_processes: int = 1
+) -> Optimizer:
     """
     Make the AdamW that the settings ask for.
 
     Args:
-        parameters (`list[torch.nn.Parameter]`): What trains.
+        parameters (`list[torch.nn.Parameter]` or `list[dict[str, Any]]`): What trains, or groups of it with settings
+            of their own.
         config ([`TrainingConfig`]): Settings.
         num_processes (`int`, *optional*, defaults to 1): For `scale_lr`.
 

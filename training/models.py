@@ -9,18 +9,28 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from peft import LoraConfig
 from torch import nn
 
+from diffusers_video.conditioning.frames import INTERPOLATION_RATE
 from diffusers_video.layers.video_layers import is_temporal
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
+from diffusers_video.pipelines.frame_interpolation import FrameInterpolationPipeline
 from diffusers_video.pipelines.image_models import is_single_file
+from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
 from diffusers_video.pipelines.model_checks import check_denoiser
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
+from diffusers_video.pipelines.windows import MET_NUMBERS
 from diffusers_video.training.config import VideoUNetConfig
+from diffusers_video.training.denoiser_config import DenoiserConfig
 
 
+TASK_PIPELINES = {
+    "text-to-video": TextToVideoPipeline,
+    "key-frames": KeyFramePredictionPipeline,
+    "interpolation": FrameInterpolationPipeline,
+}
 _FROZEN_COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
 
 
-def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> TextToVideoPipeline:
+def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> DiffusionPipeline:
     """
     Load the model to train: an image model as a new video model, or a video pipeline to go on with.
 
@@ -30,7 +40,8 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> TextT
         fps (`float`): Frames per second of the clips, likewise.
 
     Returns:
-        [`TextToVideoPipeline`], whose configuration holds the choices that sampling depends on.
+        `DiffusionPipeline`: That of the task, such as [`TextToVideoPipeline`]; its configuration holds the choices
+        that sampling depends on.
 
     Raises:
         FileNotFoundError: If there is no such model.
@@ -38,24 +49,110 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> TextT
     """
     name = config.pretrained_model_name_or_path
     load_options = {key: getattr(config, key) for key in ("revision", "variant") if getattr(config, key)}
-    if _is_video_pipeline(name, config.revision):
-        for key in ("preset", "fps_conditioning"):
-            if getattr(config, key):
-                raise ValueError(f"`{key}` is for new temporal layers, but {name!r} has its own. Leave it out.")
-        pipeline = TextToVideoPipeline.from_pretrained(name, **load_options)
+    if is_video_pipeline(name, config.revision):
+        refuse_new_layers(config, ("preset", "fps_conditioning"))
+        pipeline = _load_video_pipeline(config, name, load_options)
     else:
-        options = {"added_time_ids": ("fps",)} if config.fps_conditioning else {}
+        added = _told_numbers(config)
+        options = {"added_time_ids": added} if added else {}
         preset = config.preset or "videoldm"
-        pipeline = TextToVideoPipeline.from_image_model(name, preset, temporal_options=options, **load_options)
-    _check_trainable(pipeline, name)
+        pipeline_class = TASK_PIPELINES[config.task]
+        pipeline = pipeline_class.from_image_model(name, preset, temporal_options=options, **load_options)
+    _check_trainable(pipeline, name, config.task)
     if config.train != "spatial":
         prior = {"noise_prior": config.noise_prior, "noise_prior_strength": config.noise_prior_strength}
+        num_frames = INTERPOLATION_RATE + 1 if config.task == "interpolation" else num_frames
         pipeline.register_to_config(num_frames=num_frames, fps=float(fps), **prior)
+    if config.task != "text-to-video":
+        pipeline.register_to_config(max_noise_level=config.max_noise_level)
     set_noise_schedule(pipeline, config)
     return pipeline
 
 
-def _is_video_pipeline(name: str, revision: str | None) -> bool:
+def _told_numbers(config: VideoUNetConfig) -> tuple[str, ...]:
+    """Numbers per clip that the model of a task is told."""
+    fps = ("fps",) if config.fps_conditioning or config.task == "interpolation" else ()
+    return (*fps, "noise_level") if config.max_noise_level else fps
+
+
+def _load_video_pipeline(config: VideoUNetConfig, name: str, load_options: dict[str, Any]) -> DiffusionPipeline:
+    if config.task == "text-to-video":
+        return TextToVideoPipeline.from_pretrained(name, **load_options)
+    pipeline_class = TASK_PIPELINES[config.task]
+    pipeline = DiffusionPipeline.from_pretrained(name, **load_options)
+    pipeline.unet = add_context(pipeline.unet, pipeline.vae.config.latent_channels + 1, _told_numbers(config))
+    return pipeline if isinstance(pipeline, pipeline_class) else pipeline_class.from_pipe(pipeline)
+
+
+def add_context(
+    unet: UNetVideoConditionModel, context_channels: int, added_time_ids: tuple[str, ...]
+) -> UNetVideoConditionModel:
+    """
+    Give a trained video model ears for given frames; until they are trained it computes what it did.
+
+    Args:
+        unet ([`UNetVideoConditionModel`]): The model.
+        context_channels (`int`): Channels of the latents and one.
+        added_time_ids (`tuple[str, ...]`): Numbers per clip that it must be told.
+
+    Returns:
+        [`UNetVideoConditionModel`]: The model itself if it has all that.
+
+    Raises:
+        ValueError: If it is told other numbers, or reads given frames of other channels.
+    """
+    missing = [one for one in added_time_ids if one not in unet.config.added_time_ids]
+    if not missing and unet.config.context_channels == context_channels:
+        return unet
+    if missing and unet.config.added_time_ids:
+        raise ValueError(
+            f"`pretrained_model_name_or_path` must be told `{missing[0]}` of a clip, but its denoiser is told"
+            f" {list(unet.config.added_time_ids)} alone, which cannot be added to. Begin with an image model."
+        )
+    if unet.config.context_channels not in (None, context_channels):
+        raise ValueError(
+            f"`pretrained_model_name_or_path` must read given frames of {context_channels} channels, but reads"
+            f" {unet.config.context_channels}."
+        )
+    ids = added_time_ids if missing else unet.config.added_time_ids
+    model = UNetVideoConditionModel.from_config(
+        {**unet.config, "context_channels": context_channels, "added_time_ids": ids}
+    )
+    model.load_state_dict(unet.state_dict(), strict=False)
+    return model.to(unet.dtype).eval()
+
+
+def refuse_new_layers(config: DenoiserConfig, names: tuple[str, ...]) -> None:
+    """
+    Refuse settings of new temporal layers where trained ones go on.
+
+    Args:
+        config ([`DenoiserConfig`]): Settings.
+        names (`tuple[str, ...]`): Which of them are for new layers.
+
+    Raises:
+        ValueError: If one is given.
+    """
+    for name in names:
+        if getattr(config, name):
+            model = config.pretrained_model_name_or_path
+            raise ValueError(f"`{name}` is for new temporal layers, but {model!r} has its own. Leave it out.")
+
+
+def is_video_pipeline(name: str, revision: str | None) -> bool:
+    """
+    Tell whether a model has temporal layers already.
+
+    Args:
+        name (`str`): Folder, single file or Hub id.
+        revision (`str`, *optional*): Revision on the Hub.
+
+    Returns:
+        `bool`: `False` for an image model.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+    """
     if is_single_file(name) or (os.path.isdir(name) and not os.path.isfile(os.path.join(name, "model_index.json"))):
         return False
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -66,20 +163,35 @@ def _is_video_pipeline(name: str, revision: str | None) -> bool:
     return (index.get("unet") or [None, None])[1] == UNetVideoConditionModel.__name__
 
 
-def _check_trainable(pipeline: TextToVideoPipeline, name: str) -> None:
+def _check_trainable(pipeline: DiffusionPipeline, name: str, task: str) -> None:
     config = pipeline.unet.config
-    check_denoiser(pipeline.unet, pipeline.vae, pipeline.text_encoder_2, "Training from text")
-    if config.time_cond_proj_dim is not None:
-        raise ValueError(
-            f"`pretrained_model_name_or_path` must not be distilled, but {name!r} has guidance built in"
-            " (`time_cond_proj_dim`), which this loss would undo. Train the model it was distilled from."
-        )
-    unknown = set(config.added_time_ids) - {"fps"}
+    met = ("fps",) if task == "text-to-video" else MET_NUMBERS
+    check_denoiser(pipeline.unet, pipeline.vae, pipeline.text_encoder_2, "Training from text", met)
+    refuse_distilled(pipeline, name)
+    unknown = set(config.added_time_ids) - set(met)
     if unknown:
         raise ValueError(f"{name!r} wants `{sorted(unknown)[0]}` of every clip, which training clips do not have.")
 
 
-def set_noise_schedule(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> None:
+def refuse_distilled(pipeline: DiffusionPipeline, name: str) -> None:
+    """
+    Refuse a model that the loss of denoisers would spoil.
+
+    Args:
+        pipeline (`DiffusionPipeline`): With the denoiser.
+        name (`str`): What it is called.
+
+    Raises:
+        ValueError: If guidance is built into it.
+    """
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise ValueError(
+            f"`pretrained_model_name_or_path` must not be distilled, but {name!r} has guidance built in"
+            " (`time_cond_proj_dim`), which this loss would undo. Train the model it was distilled from."
+        )
+
+
+def set_noise_schedule(pipeline: DiffusionPipeline, config: DenoiserConfig) -> None:
     """
     Put the choices that sampling must follow into the pipeline.
 
@@ -87,8 +199,8 @@ def set_noise_schedule(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -
     epsilon, and a scheduler that knows it; others are replaced by DDIM with the same schedule.
 
     Args:
-        pipeline ([`TextToVideoPipeline`]): Its scheduler and configuration are changed.
-        config ([`VideoUNetConfig`]): Settings.
+        pipeline (`DiffusionPipeline`): Its scheduler and configuration are changed.
+        config ([`DenoiserConfig`]): Settings.
 
     Raises:
         ValueError: If zero terminal SNR comes with epsilon prediction.
@@ -125,20 +237,20 @@ def training_scheduler(pipeline: TextToVideoPipeline) -> DDPMScheduler:
     return DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
 
 
-def select_trained(pipeline: TextToVideoPipeline, config: VideoUNetConfig) -> None:
+def select_trained(pipeline: DiffusionPipeline, config: DenoiserConfig) -> None:
     """
     Freeze everything but what the settings name.
 
     Args:
-        pipeline ([`TextToVideoPipeline`]): `requires_grad` of its weights is set; with `train=lora` LoRA layers are
+        pipeline (`DiffusionPipeline`): `requires_grad` of its weights is set; with `train=lora` LoRA layers are
             added to the denoiser, on its spatial and temporal attention unless told otherwise.
-        config ([`VideoUNetConfig`]): `train` and the settings of LoRA.
+        config ([`DenoiserConfig`]): `train` and the settings of LoRA.
 
     Raises:
         ValueError: If nothing would train.
     """
     for name in _FROZEN_COMPONENTS:
-        module = getattr(pipeline, name)
+        module = getattr(pipeline, name, None)
         if module is not None:
             module.requires_grad_(False).eval()
     unet = pipeline.unet
@@ -219,7 +331,7 @@ def place_frozen_models(pipeline: TextToVideoPipeline, device: torch.device, mix
     """
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
     for name in _FROZEN_COMPONENTS:
-        module = getattr(pipeline, name)
+        module = getattr(pipeline, name, None)
         if module is not None:
             upcast = name == "vae" and dtype == torch.float16 and module.config.get("force_upcast", False)
             nn.Module.to(module, device=device, dtype=torch.float32 if upcast else dtype)
@@ -252,7 +364,7 @@ def describe_models(pipeline: TextToVideoPipeline) -> list[str]:
     """
     lines = []
     for name in ("unet", *_FROZEN_COMPONENTS):
-        trained, frozen = count_parameters(getattr(pipeline, name))
+        trained, frozen = count_parameters(getattr(pipeline, name, None))
         if trained + frozen:
             lines.append(f"{name}: {trained:,} parameters train, {frozen:,} are frozen")
     return lines

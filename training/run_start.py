@@ -79,7 +79,9 @@ def start_run(config: TrainingConfig) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))],
     )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("`mixed_precision` must be no or bf16 on a CPU, but is fp16, which scales losses on GPUs only.")
+        raise ValueError(
+            "`mixed_precision` must be no or bf16 on a CPU, but is fp16, which scales losses on GPUs only."
+        )
     _check_processes(accelerator.num_processes)
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -122,6 +124,7 @@ def run_identity(config: TrainingConfig, model: nn.Module, dataset: Dataset, num
         `dict[str, Any]`: JSON values by the name that an error gives.
     """
     free = FREE_SETTINGS + (_LENGTH if config.lr_scheduler in _ENDLESS_SCHEDULES else ())
+    free += config.idle_settings
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
     return {
         **settings,

@@ -1,14 +1,17 @@
 """Videos drawn while training, and the pipeline that is left at the end."""
 
+import inspect
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import DistributedType
+from diffusers import DiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from torch import nn
@@ -19,6 +22,7 @@ from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training.config import VideoUNetConfig
+from diffusers_video.training.denoiser_config import DenoiserConfig
 from diffusers_video.training.models import attach_temporal_layers
 from diffusers_video.video_io import write_video
 
@@ -44,27 +48,34 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 @torch.no_grad()
 def draw_video(
-    pipeline: TextToVideoPipeline, prompt: str, config: VideoUNetConfig, size: str, seed: int = 0
+    pipeline: DiffusionPipeline,
+    prompt: str | None,
+    config: DenoiserConfig,
+    size: str,
+    seed: int = 0,
+    given: Mapping[str, Any] | None = None,
 ) -> VideoPipelineOutput:
     """
     Draw a video as the trained pipeline is called.
 
     Args:
         pipeline ([`TextToVideoPipeline`]): The pipeline.
-        prompt (`str`): What it shows.
-        config ([`VideoUNetConfig`]): Number of steps.
+        prompt (`str`, *optional*): What it shows.
+        config ([`DenoiserConfig`]): Number of steps.
         size (`str`): Size and length, such as `"512x320@16"`.
         seed (`int`, *optional*, defaults to 0): Seed of the noise.
+        given (`Mapping[str, Any]`, *optional*): Further arguments of the pipeline, from [`preview_arguments`].
 
     Returns:
         [`VideoPipelineOutput`] with frames as arrays.
     """
     bucket = Bucket.parse(size)
+    sizes = {"num_frames": bucket.num_frames, "height": bucket.height, "width": bucket.width}
+    taken = inspect.signature(pipeline.__call__).parameters  # others follow from the given frames
     return pipeline(
-        prompt,
-        num_frames=bucket.num_frames,
-        height=bucket.height,
-        width=bucket.width,
+        prompt=prompt,
+        **{name: number for name, number in sizes.items() if name in taken},
+        **(given or {}),
         num_inference_steps=config.num_validation_inference_steps,
         generator=torch.Generator().manual_seed(seed),
         output_type="np",
@@ -154,25 +165,27 @@ def merge_lora(pipeline: TextToVideoPipeline, folder: str | Path) -> None:
 
 
 def save_pipeline(
-    pipeline: TextToVideoPipeline,
-    config: VideoUNetConfig,
+    pipeline: DiffusionPipeline,
+    config: DenoiserConfig,
     *,
     size: str,
-    prompt: str,
+    prompt: str | None,
     results: dict[str, float],
+    given: Mapping[str, Any] | None = None,
 ) -> Path:
     """
     Save what was trained as a pipeline with a model card and a preview, complete or not at all; push it if asked for.
 
     Args:
         pipeline ([`TextToVideoPipeline`]): With the trained denoiser, on the CPU.
-        config ([`VideoUNetConfig`]): Where to save it, and what the card says.
+        config ([`DenoiserConfig`]): Where to save it, and what the card says.
         size (`str`): Size and length of the preview, such as `"512x320@16"`.
-        prompt (`str`): What the preview shows.
+        prompt (`str`, *optional*): What the preview shows.
         results (`dict[str, float]`): Numbers for the card, by name.
+        given (`Mapping[str, Any]`, *optional*): What the preview goes on from, see [`preview_arguments`].
 
     Returns:
-        `Path`: `output_dir`, which `TextToVideoPipeline.from_pretrained` takes.
+        `Path`: `output_dir`, which `from_pretrained` of the task's pipeline takes.
     """
     target = Path(config.output_dir)
     scratch = target / ".pipeline.partial"
@@ -181,14 +194,14 @@ def save_pipeline(
         if config.train == "lora":
             merge_lora(pipeline, scratch / LORA_FOLDER)
         pipeline.save_pretrained(scratch)
-        output = draw_video(pipeline, prompt, config, size, config.seed)
+        output = draw_video(pipeline, prompt, config, size, config.seed, given)
         write_video(output.frames[0], scratch / PREVIEW_NAME, fps=output.fps)
         repo_id = config.hub_model_id or target.absolute().name
         write_model_card(
             scratch,
             repo_id=repo_id,
             base_model=pipeline.base_model,
-            tags=("text-to-video", f"train-{config.train}"),
+            tags=(config.task, f"train-{config.train}"),
             description=_describe(config, results),
             prompt=prompt,
             preview=PREVIEW_NAME,
@@ -202,7 +215,7 @@ def save_pipeline(
     return target
 
 
-def _describe(config: VideoUNetConfig, results: dict[str, float]) -> str:
+def _describe(config: DenoiserConfig, results: dict[str, float]) -> str:
     trained = {
         "temporal": "its temporal layers",
         "all": "all layers of its denoiser",

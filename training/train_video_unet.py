@@ -1,8 +1,9 @@
-"""Train a text-to-video model on clips: temporal layers of an image model, all of it, LoRA layers, or single frames.
+"""Train a video model on clips: temporal layers of an image model, all of it, LoRA layers, or single frames.
 
     accelerate launch training/train_video_unet.py --pretrained_model_name_or_path MODEL --train_data_dir CLIPS \
         --output_dir OUT --max_train_steps 1000
 
+`--task` says what it learns: videos from text, key frames that go on from given ones, or frames between given ones.
 `--help` lists the settings; a YAML file with them may come first, and flags overrule it.
 """
 
@@ -18,6 +19,7 @@ from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training.base_config import parse_config
 from diffusers_video.training.clip_loss import ClipLoss, HeldoutClip, heldout_loss, prepare_heldout
 from diffusers_video.training.config import VideoUNetConfig
+from diffusers_video.training.context import preview_arguments
 from diffusers_video.training.encoding import encoding_identity
 from diffusers_video.training.loop import count_updates, fit
 from diffusers_video.training.models import (
@@ -138,9 +140,11 @@ def finish(
         if accelerator.mixed_precision != "no":  # the frozen models are in half precision; save them as they were
             pipeline = load_pipeline(config, *describe_clips(dataset))
         pipeline.unet = unet
-        prompt = config.validation_prompts[0] if config.validation_prompts else dataset[0]["text"]
+        clip = dataset[0]
+        prompt = config.validation_prompts[0] if config.validation_prompts else clip["text"]
+        given = preview_arguments(config.task, clip)
         results = read_results(config.output_dir)
-        save_pipeline(pipeline.to("cpu"), config, size=dataset.buckets[0], prompt=prompt, results=results)
+        save_pipeline(pipeline.to("cpu"), config, size=dataset.buckets[0], prompt=prompt, results=results, given=given)
         for name, value in results.items():
             logger.info(f"{name}: {value:.6g}")
     accelerator.wait_for_everyone()

@@ -71,6 +71,26 @@ def load_clips(config: TrainingConfig, identity: Mapping[str, str] | None = None
     return _limit(train, config), heldout
 
 
+def load_pixel_clips(config: TrainingConfig) -> tuple[Dataset, Dataset | None]:
+    """
+    Find the clips to train on and those held out, for a model that trains on pixels.
+
+    Args:
+        config ([`TrainingConfig`]): Settings.
+
+    Returns:
+        `tuple[Dataset, Dataset | None]`: See [`load_clips`].
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If the clips are packed latents, or there are none.
+    """
+    for path in (config.train_data_dir, config.heldout_data_dir):
+        if path is not None and is_packed(path):
+            raise ValueError(f"{path!r} must hold videos, but holds packed latents: this model trains on pixels.")
+    return load_clips(config)
+
+
 def load_shapes(config: TrainingConfig, num_clips: int, is_heldout: bool = False) -> Dataset:
     """
     Make the `shapes` set that the settings ask for.

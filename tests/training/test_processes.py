@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from diffusers import DiffusionPipeline
 
 from diffusers_video.training import train_video_unet
 from diffusers_video.training.checkpoints import find_checkpoints
@@ -33,6 +35,8 @@ OPTIONS = {
     "resume_from_checkpoint": "latest",
 }
 # On machines without GPUs this is how Accelerate starts several processes; `--cpu` alone starts one.
+ONE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+ONE += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
@@ -77,6 +81,35 @@ def test_run_killed_at_five_random_steps_ends_as_an_uninterrupted_one(
     assert len(losses(whole)) == 12
     assert len(list((whole / "checkpoint-12").glob("random_states_*"))) == (2 if launcher else 1)
     assert_equal_runs(whole, killed, step=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [ONE, TWO], ids=["one process", "two processes"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "key-frames", "num_frames": 4},
+        {"task": "interpolation", "num_frames": 17, "max_noise_level": 250, "train": "all"},
+    ],
+    ids=["key-frames", "interpolation"],
+)
+def test_a_task_of_given_frames_that_is_killed_ends_as_an_uninterrupted_run_and_draws(
+    options: dict[str, object], launcher: Sequence[str], image_model: ModelFolder, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(image_model("sd15"), whole, launcher, **options))
+    source = random.Random(1)
+    for attempt in range(2):
+        process = start(image_model("sd15"), killed, launcher, **options)
+        kill_at(process, killed / "log.jsonl", 4 + 4 * attempt + source.randrange(4), source.random() * 0.05)
+    finish(start(image_model("sd15"), killed, launcher, **options))
+    assert len(losses(whole)) == 12
+    assert_equal_runs(whole, killed, step=12)
+    pipeline = DiffusionPipeline.from_pretrained(killed)
+    frames = torch.rand(2, 3, 16, 16)
+    drawn = pipeline(frames, num_inference_steps=1, output_type="pt").frames[0]
+    last = 1 if options["task"] == "key-frames" else -1
+    assert torch.equal(drawn[0], frames[0]) and torch.equal(drawn[last], frames[1])
 
 
 @pytest.mark.slow

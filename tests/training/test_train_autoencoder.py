@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from diffusers_video.data.shapes import ShapesDataset
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
 from diffusers_video.training.reconstruction import FrameAutoencoder, psnr, reconstruction_loss, zero_init_residuals
+from diffusers_video.training.run_start import run_identity
 from diffusers_video.training.train_autoencoder import load_autoencoder, main
 
 from .tiny_runs import ModelFolder, assert_equal_tensors, losses, read_log
@@ -99,6 +100,32 @@ def test_the_autoencoder_of_a_pipeline_goes_on(image_model: ModelFolder, tmp_pat
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_a_decoder_alone_trains_and_the_latents_stay(new_model: str, tmp_path: Path) -> None:
+    first = train(new_model, tmp_path / "first", max_train_steps=1)
+    options = {"model_config_name_or_path": None, "pretrained_model_name_or_path": str(first), "train": "decoder"}
+    second = train(
+        new_model, tmp_path / "second", **options, max_train_steps=3, adam_weight_decay=0.1, num_shapes_clips=4
+    )
+    before, after = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {name for name in before if name.startswith("decoder.")}
+    scales = [AutoencoderKL.load_config(folder)["scaling_factor"] for folder in (first, second)]
+    assert scales[0] == scales[1]
+    line = next(line for line in read_log(second) if "heldout_loss" in line)
+    assert line["heldout_loss"] == read_log(first)[-1]["heldout_loss"]
+
+
+def test_checkpoints_from_before_a_decoder_could_be_trained_alone_still_fit(new_model: str, tmp_path: Path) -> None:
+    config = AutoencoderConfig(**settings(new_model, tmp_path))
+    vae = load_autoencoder(config)
+    dataset = ShapesDataset(2, num_frames=1, height=16, width=16)
+    assert "train" not in run_identity(config, vae, dataset, 1)
+    options = {"model_config_name_or_path": None, "pretrained_model_name_or_path": "vae", "train": "decoder"}
+    assert (
+        run_identity(AutoencoderConfig(**settings(None, tmp_path, **options)), vae, dataset, 1)["train"] == "decoder"
+    )
+
+
 def test_new_residual_blocks_add_nothing(new_model: str, tmp_path: Path) -> None:
     config = AutoencoderConfig(**settings(new_model, tmp_path, zero_init_residuals=True))
     blocks = [module for module in load_autoencoder(config).modules() if isinstance(module, ResnetBlock2D)]
@@ -138,6 +165,8 @@ def test_divergence_is_that_of_the_textbook() -> None:
     [
         ({"rec_loss": "l3"}, "`rec_loss` must be one of"),
         ({"kl_scale": -1.0}, "`kl_scale` must be at least 0"),
+        ({"train": "encoder"}, "`train` must be one of"),
+        ({"train": "decoder"}, "`train=decoder` keeps the encoder of a trained model"),
         ({"pretrained_model_name_or_path": "other"}, "Either `pretrained_model_name_or_path` or"),
         ({"model_config_name_or_path": None}, "Either `pretrained_model_name_or_path` or"),
         ({"num_scaling_images": 1}, "`num_scaling_images` must be at least 2"),
@@ -153,6 +182,13 @@ def test_bad_settings_are_refused(new_model: str, tmp_path: Path, changes: dict[
 def test_a_trained_model_is_not_set_back(tmp_path: Path) -> None:
     options = settings(None, tmp_path, pretrained_model_name_or_path="vae", zero_init_residuals=True)
     with pytest.raises(ValueError, match="`zero_init_residuals` is for new models"):
+        AutoencoderConfig(**options)
+
+
+@pytest.mark.parametrize("changes", [{"kl_scale": 1e-3}, {"num_scaling_images": 2}])
+def test_what_belongs_to_new_latents_is_refused_where_they_stay(tmp_path: Path, changes: dict[str, float]) -> None:
+    options = settings(None, tmp_path, pretrained_model_name_or_path="vae", train="decoder", **changes)
+    with pytest.raises(ValueError, match=f"`{next(iter(changes))}` has no effect with `train=decoder`"):
         AutoencoderConfig(**options)
 
 

@@ -66,8 +66,8 @@ def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in read_log(folder) if "loss" in record]
 
 
-def assert_equal_runs(first: Path, second: Path, step: int) -> None:
-    """Bit for bit: loss log, trained weights, moving average, optimizer, random states, and the final denoiser."""
+def assert_equal_runs(first: Path, second: Path, step: int, part: str = "unet/") -> None:
+    """Bit for bit: loss log, trained weights, moving average, optimizer, random states, and what the run saved."""
     assert (first / "log.jsonl").read_bytes() == (second / "log.jsonl").read_bytes()
     for pattern in ("trained_weights.safetensors", "ema.safetensors"):
         one, two = (folder / f"checkpoint-{step}" / pattern for folder in (first, second))
@@ -78,8 +78,8 @@ def assert_equal_runs(first: Path, second: Path, step: int) -> None:
     for index, values in one["state"].items():
         assert_equal_tensors(values, two["state"][index])
     assert one["param_groups"] == two["param_groups"]
-    unet = "unet/diffusion_pytorch_model.safetensors"
-    assert_equal_tensors(load_file(first / unet), load_file(second / unet))
+    saved = f"{part}diffusion_pytorch_model.safetensors"
+    assert_equal_tensors(load_file(first / saved), load_file(second / saved))
 
 
 def assert_equal_tensors(first: dict[str, Any], second: dict[str, Any]) -> None:

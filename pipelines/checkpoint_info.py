@@ -1,6 +1,5 @@
 """What a checkpoint is: its kind, classes, sizes and options, read from configurations and headers alone."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from diffusers_video._registration import with_our_library
 from diffusers_video.layers.video_layers import is_temporal
 from diffusers_video.models.temporal_checkpoint import FORMAT, TEMPORAL_WEIGHTS_NAME
-from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel
+from diffusers_video.models.unet_video_condition import STRUCTURAL_OPTIONS, matching_preset
 from diffusers_video.pipelines.checkpoint_tensors import (
     WEIGHT_SUFFIXES,
     TensorTable,
@@ -30,6 +29,7 @@ OTHER_MODEL = "model of another kind"
 TEMPORAL_LAYERS = "temporal layers"
 LORA = "LoRA layers"
 IMAGE_FILE = "image model in one file"
+SVD_FILE = "Stable Video Diffusion in one file, for `diffusers-video convert`"
 
 VIDEO_UNET_CLASS, IMAGE_UNET_CLASS = "UNetVideoConditionModel", "UNet2DConditionModel"
 LORA_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -41,12 +41,11 @@ _FILE_PARTS = {  # components of a single file by the beginning of their tensors
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
-_STRUCTURE = {  # the options of our U-Net that presets differ in, with their defaults
-    name: parameter.default
-    for name, parameter in inspect.signature(UNetVideoConditionModel.__init__).parameters.items()
-    if name in ("mixing", "frame_adaptor", "context_channels")
-    or name.startswith("temporal_")
-    and name not in ("temporal_norm_eps", "temporal_max_distance")
+_SVD_MARK = ".time_stack."  # in the names of its temporal layers
+_SVD_PARTS = {
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.", "conditioner.embedders.3."),
+    "image_encoder": ("conditioner.embedders.0.",),
 }
 _UNET_OPTIONS = ("sample_size", "in_channels", "cross_attention_dim")
 _SCHEDULER_OPTIONS = ("prediction_type", "rescale_betas_zero_snr")
@@ -151,20 +150,6 @@ def describe_checkpoint(path: str | Path) -> CheckpointInfo:
     )
 
 
-def matching_preset(config: Mapping[str, Any]) -> str | None:
-    """
-    Find the preset that a video U-Net was made with.
-
-    Args:
-        config (`Mapping[str, Any]`): Configuration of a [`UNetVideoConditionModel`].
-
-    Returns:
-        `str` or `None`: Its name; `None` where the options are those of no preset.
-    """
-    have = {name: config.get(name, default) for name, default in _STRUCTURE.items()}
-    return next((preset for preset, changes in PRESETS.items() if have == {**_STRUCTURE, **changes}), None)
-
-
 def _describe_pipeline(folder: Path) -> CheckpointInfo:
     index = with_our_library(read_json(folder / "model_index.json"))
     components = tuple(
@@ -219,9 +204,10 @@ def _describe_file(path: Path) -> CheckpointInfo:
             f" ({list(table.entries)[:3]}, ...) belong to none."
         )
     components = (_component(kind, None, size, table, {}),)
-    if kind == IMAGE_FILE:
-        options = {"family": infer_diffusers_model_type(table.entries)}
-        parts = {name: table.select(prefixes) for name, prefixes in _FILE_PARTS.items()}
+    if kind in (IMAGE_FILE, SVD_FILE):
+        options = {"family": infer_diffusers_model_type(table.entries)} if kind == IMAGE_FILE else {}
+        file_parts = _FILE_PARTS if kind == IMAGE_FILE else _SVD_PARTS
+        parts = {name: table.select(prefixes) for name, prefixes in file_parts.items()}
         components = tuple(_component(name, None, 0, part, {}) for name, part in parts.items() if part.entries)
     return CheckpointInfo(path, kind, None, components, size, options)
 
@@ -237,7 +223,7 @@ def _kind_of_file(table: TensorTable) -> tuple[str | None, dict[str, Any]]:
         }
         return LORA, {"rank": sorted(ranks)}
     if any(name.startswith(_FILE_PARTS["unet"]) for name in names):
-        return IMAGE_FILE, {}
+        return (SVD_FILE if any(_SVD_MARK in name for name in names) else IMAGE_FILE), {}
     if "conv_in.weight" in names and any(name.startswith("time_embedding.") for name in names):
         return (VIDEO_UNET if any(map(is_temporal, names)) else IMAGE_UNET), {}
     return (TEMPORAL_LAYERS, {}) if names and all(map(is_temporal, names)) else (None, {})
@@ -254,7 +240,7 @@ def _component(
 
 def _options_of(class_name: str | None, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if class_name == VIDEO_UNET_CLASS:
-        temporal = {key: config[key] for key in (*_STRUCTURE, "added_time_ids") if key in config}
+        temporal = {key: config[key] for key in (*STRUCTURAL_OPTIONS, "added_time_ids") if key in config}
         spatial = {key: config[key] for key in _UNET_OPTIONS if key in config}
         return {"preset": matching_preset(config), **temporal, **spatial}
     if class_name == IMAGE_UNET_CLASS:

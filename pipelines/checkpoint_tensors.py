@@ -1,15 +1,17 @@
-"""What a weight file holds, read from its header: names, shapes and types of tensors, but no weights."""
+"""What a weight file holds: names, shapes and types of tensors from its header alone, or the tensors themselves."""
 
 import json
 import math
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 
 SAFETENSORS_TYPES = {
@@ -22,7 +24,7 @@ SAFETENSORS_TYPES = {
 }
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-_INDEX_SUFFIX = ".index.json"
+_INDEX = ".index"  # of the file that lists shards: `model.safetensors.index.json` or `.index.fp16.json`
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,8 @@ def read_tensor_table(path: Path) -> TensorTable:
         FileNotFoundError: If there is no such file.
         ValueError: If it is truncated, damaged or no weight file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"`path` must name a weight file, but '{path}' does not exist.")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in PICKLE_SUFFIXES:
-        return _read_pickle(path)
-    raise ValueError(f"`path` must end in one of {WEIGHT_SUFFIXES}, but is '{path}'.")
+    _check_weight_file(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
 def read_folder_table(folder: Path) -> TensorTable:
@@ -141,49 +138,112 @@ def read_folder_table(folder: Path) -> TensorTable:
         FileNotFoundError: If the folder holds no weights, or a shard is missing.
         ValueError: If a file is truncated or damaged.
     """
-    indexes = sorted(folder.glob(f"*{_INDEX_SUFFIX}"), key=_preference)
-    singles = [path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and "-of-" not in path.name]
+    tables = [read_tensor_table(file) for file in find_weight_files(folder)]
+    entries = {name: entry for table in tables for name, entry in table.entries.items()}
+    metadata = tables[0].metadata if len(tables) == 1 else {}
+    return TensorTable(entries, metadata, tuple(file for table in tables for file in table.files))
+
+
+def find_weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
+    """
+    Find the files that hold the weights of the model in a folder: one, or several shards.
+
+    Args:
+        folder (`Path`): Folder of a saved model.
+        variant (`str`, *optional*): Variant wanted, such as `"fp16"`; by default the plain one, else the first by
+            name. safetensors come before pickles.
+
+    Returns:
+        `tuple[Path, ...]`: The files; a shard may be missing.
+
+    Raises:
+        FileNotFoundError: If the folder holds no weights, or none of the variant.
+        ValueError: If the list of shards is damaged.
+    """
+    indexes = list(folder.glob(f"*{_INDEX}*.json"))
+    singles = [path for path in folder.glob("*") if path.suffix in WEIGHT_SUFFIXES and "-of-" not in path.name]
     candidates = sorted([*indexes, *singles], key=_preference)
     if not candidates:
         raise FileNotFoundError(
             f"'{folder}' must hold the weights of a model, but holds none. Save or fetch it again."
         )
+    if variant is not None:
+        candidates = [path for path in candidates if f".{variant}." in path.name]
+        if not candidates:
+            raise FileNotFoundError(
+                f"'{folder}' must hold the weights of variant {variant!r}, but holds none. Leave the variant out, or"
+                " fetch it."
+            )
     chosen = candidates[0]
-    if not chosen.name.endswith(_INDEX_SUFFIX):
-        return read_tensor_table(chosen)
+    if chosen.suffix != ".json":
+        return (chosen,)
     try:
         shards = sorted(set(json.loads(chosen.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{chosen}' must list the shards of a model, but cannot be read ({error!r}).") from error
-    tables = [read_tensor_table(folder / shard) for shard in shards]
-    entries = {name: entry for table in tables for name, entry in table.entries.items()}
-    return TensorTable(entries, {}, tuple(file for table in tables for file in table.files))
+    return tuple(folder / shard for shard in shards)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """
+    Read the tensors of a weight file.
+
+    Args:
+        path (`Path`): A `.safetensors` file, or a PyTorch file, which is unpickled without running code
+            (`weights_only`).
+
+    Returns:
+        `dict[str, torch.Tensor]`: Tensors by name, on the CPU and of the types they have in the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated, damaged or no weight file.
+    """
+    _check_weight_file(path)
+    return _load_safetensors(path) if path.suffix == ".safetensors" else _unpickle(path, "cpu")
 
 
 def _preference(path: Path) -> tuple[bool, int, str]:
     # safetensors before pickles; a name without variant has the fewest dots.
-    name = path.name.removesuffix(_INDEX_SUFFIX)
+    name = path.name.removesuffix(".json").replace(_INDEX, "")
     return (".safetensors" not in name, name.count("."), name)
 
 
-def _read_safetensors(path: Path) -> TensorTable:
+def _check_weight_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must name a weight file, but '{path}' does not exist.")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise ValueError(f"`path` must end in one of {WEIGHT_SUFFIXES}, but is '{path}'.")
+
+
+@contextmanager
+def _whole_safetensors(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            entries = {
-                name: TensorEntry(tuple(part.get_shape()), SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype()))
-                for name, part in slices.items()
-            }
-            return TensorTable(entries, file.metadata() or {}, (path,))
+        yield
     except SafetensorError as error:
         raise ValueError(
             f"'{path}' must be a whole safetensors file, but cannot be read ({error}). Save or download it again."
         ) from error
 
 
-def _read_pickle(path: Path) -> TensorTable:
+def _read_safetensors(path: Path) -> TensorTable:
+    with _whole_safetensors(path), safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        entries = {
+            name: TensorEntry(tuple(part.get_shape()), SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype()))
+            for name, part in slices.items()
+        }
+        return TensorTable(entries, file.metadata() or {}, (path,))
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    with _whole_safetensors(path):
+        return load_file(path)
+
+
+def _unpickle(path: Path, device: str) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(path, map_location="meta", weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -192,10 +252,13 @@ def _read_pickle(path: Path) -> TensorTable:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    tensors = content.items() if isinstance(content, dict) else ()
+    items = content.items() if isinstance(content, dict) else ()
+    return {name: tensor for name, tensor in items if isinstance(tensor, torch.Tensor)}
+
+
+def _read_pickle(path: Path) -> TensorTable:
     entries = {
         name: TensorEntry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        for name, tensor in tensors
-        if isinstance(tensor, torch.Tensor)
+        for name, tensor in _unpickle(path, "meta").items()
     }
     return TensorTable(entries, {}, (path,))

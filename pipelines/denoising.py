@@ -2,8 +2,8 @@
 
 # Shapes: B videos, L text tokens, D text width; latents (B, c, F, h, w).
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,15 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor
 
+from diffusers_video.conditioning.guidance import (
+    chain_guidance,
+    guide_reconstruction,
+    output_to_sample,
+    sample_to_output,
+    signal_and_noise,
+)
 from diffusers_video.pipelines.controlnet import ControlCondition, control_residuals
+from diffusers_video.pipelines.given_frames import GivenFrames
 from diffusers_video.pipelines.scheduling import repeatable_noise, step_arguments
 
 
@@ -35,6 +43,17 @@ class DenoiserConditions:
         timestep_cond (`torch.Tensor` of shape `(B, width)`, *optional*): Embedded guidance scale of LCM-type models.
         fps (`float`, *optional*): For a denoiser that is conditioned on it.
         control (`ControlCondition`, *optional*): Frames for the ControlNets.
+        given ([`GivenFrames`], *optional*): Frames of the videos that are given.
+        noise_level (`float`, *optional*): Noise on what is told of them, for a denoiser that is conditioned on it.
+        beside (`torch.Tensor` of shape `(B, channels, F, h, w)`, *optional*): What the denoiser sees in further
+            channels beside the latents.
+        rows (`dict[str, torch.Tensor]`, *optional*): Further arguments of the denoiser by name, with one row for each
+            video, whatever the guidance.
+        temporal_prompt_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): Text of the temporal layers, where
+            it is another one.
+        negative_temporal_prompt_embeds (`torch.Tensor` of the same shape, *optional*): Its negative.
+        negative_beside (`torch.Tensor` of shape `(B, channels, F, h, w)`, *optional*): `beside` of the negative rows,
+            where it is another one.
     """
 
     prompt_embeds: Tensor
@@ -47,38 +66,66 @@ class DenoiserConditions:
     timestep_cond: Tensor | None = None
     fps: float | None = None
     control: ControlCondition | None = None
+    given: GivenFrames | None = None
+    noise_level: float | None = None
+    beside: Tensor | None = None
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    temporal_prompt_embeds: Tensor | None = None
+    negative_temporal_prompt_embeds: Tensor | None = None
+    negative_beside: Tensor | None = None
 
-    def denoiser_arguments(self, guided: bool) -> dict[str, Any]:
+    def denoiser_sample(self, latents: Tensor, texts: Sequence[bool]) -> Tensor:
+        """
+        Lay the latents out as the denoiser takes them.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, c, F, h, w)`): Noisy latents, scaled.
+            texts (`Sequence[bool]`): For each group of B rows, whether it is that of the prompt or the negative one.
+
+        Returns:
+            `torch.Tensor` of shape `(groups * B, channels, F, h, w)`.
+        """
+        sample = torch.cat([latents] * len(texts)) if len(texts) > 1 else latents
+        if self.beside is None:
+            return sample
+        negative = self.beside if self.negative_beside is None else self.negative_beside
+        return torch.cat([sample, torch.cat([self.beside if text else negative for text in texts])], dim=1)
+
+    def denoiser_arguments(self, texts: Sequence[bool]) -> dict[str, Any]:
         """
         Lay the rows out as the denoiser takes them.
 
         Args:
-            guided (`bool`): Whether the unguided half goes before the guided one, 2B rows in all.
+            texts (`Sequence[bool]`): For each group of B rows, whether it is that of the prompt or the negative one.
 
         Returns:
             `dict[str, Any]`: Arguments of the denoiser's forward.
         """
 
-        def both(rows: Tensor, negative_rows: Tensor | None) -> Tensor:
-            return torch.cat([negative_rows, rows]) if guided else rows
+        def grouped(rows: Tensor, negative_rows: Tensor | None) -> Tensor:
+            return torch.cat([rows if text else negative_rows for text in texts]) if len(texts) > 1 else rows
 
         added = {}
         if self.add_text_embeds is not None:
-            added["text_embeds"] = both(self.add_text_embeds, self.negative_pooled_prompt_embeds)
-            added["time_ids"] = both(self.add_time_ids, self.negative_add_time_ids)
+            added["text_embeds"] = grouped(self.add_text_embeds, self.negative_pooled_prompt_embeds)
+            added["time_ids"] = grouped(self.add_time_ids, self.negative_add_time_ids)
         if self.image_embeds is not None:
             # A callback may end guidance half way, and then the negative rows are no longer wanted.
             rows = len(self.prompt_embeds)
-            added["image_embeds"] = [one if guided else one[-rows:] for one in self.image_embeds]
+            added["image_embeds"] = [grouped(one[-rows:], one[:rows]) for one in self.image_embeds]
         arguments = {
-            "encoder_hidden_states": both(self.prompt_embeds, self.negative_prompt_embeds),
+            "encoder_hidden_states": grouped(self.prompt_embeds, self.negative_prompt_embeds),
             "added_cond_kwargs": added or None,
         }
         if self.timestep_cond is not None:
-            arguments["timestep_cond"] = self.timestep_cond
-        if self.fps is not None:
-            arguments["fps"] = self.fps
-        return arguments
+            arguments["timestep_cond"] = grouped(self.timestep_cond, None)
+        if self.temporal_prompt_embeds is not None:
+            temporal = (self.temporal_prompt_embeds, self.negative_temporal_prompt_embeds)
+            arguments["temporal_encoder_hidden_states"] = grouped(*temporal)
+        for name in ("fps", "noise_level"):
+            if getattr(self, name) is not None:
+                arguments[name] = getattr(self, name)
+        return arguments | {name: grouped(rows, rows) for name, rows in self.rows.items()}
 
 
 class DenoisingMixin:
@@ -90,6 +137,7 @@ class DenoisingMixin:
 
     _guidance_scale = 1.0
     _guidance_rescale = 0.0
+    _context_guidance_scale = 1.0
     _clip_skip = None
     _cross_attention_kwargs = None
     _num_timesteps = 0
@@ -99,6 +147,11 @@ class DenoisingMixin:
     def guidance_scale(self) -> float:
         """`float`: Scale of classifier-free guidance of the present run; above 1 there is guidance."""
         return self._guidance_scale
+
+    @property
+    def context_guidance_scale(self) -> float:
+        """`float`: Scale of guidance by given frames of the present run; 1 is none."""
+        return self._context_guidance_scale
 
     @property
     def guidance_rescale(self) -> float:
@@ -138,22 +191,53 @@ class DenoisingMixin:
         span: tuple[float, float] | None = None,
     ) -> Tensor:
         """
-        Evaluate the denoiser once, with guidance.
+        Evaluate the denoiser once, with guidance by text, by given frames, or by both.
 
         Args:
             latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Noisy latents.
             timestep (`torch.Tensor`): Their timestep, one number.
             conditions (`DenoiserConditions`): Rows for `batch_size` videos.
             span (`tuple[float, float]`, *optional*): Part of the run, in [0, 1], that this step covers; for
-                ControlNets that act on a part of it.
+                ControlNets and given frames that act on a part of it.
 
         Returns:
             `torch.Tensor` of the shape of `latents`: What `scheduler.step` takes as `model_output`.
         """
-        guided = self.do_classifier_free_guidance
+        given = conditions.given
+        in_force = None if given is None else given.in_force(0.0 if span is None else span[0])
         sample = self.scheduler.scale_model_input(latents, timestep)
-        sample = torch.cat([sample, sample]) if guided else sample
-        arguments = conditions.denoiser_arguments(guided)
+        if in_force is None or given.mechanism != "reconstruction":
+            return self._evaluate(sample, timestep, conditions, span, in_force)
+        form = (self.scheduler.config.prediction_type, *signal_and_noise(self.scheduler, timestep))
+
+        def estimate(noisy: Tensor) -> Tensor:
+            return output_to_sample(self._evaluate(noisy, timestep, conditions, span, in_force), noisy, *form)
+
+        guided = guide_reconstruction(estimate, sample, given.latents, in_force, signal=form[1], scale=given.scale)
+        return sample_to_output(guided, sample, *form)
+
+    def _evaluate(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        conditions: DenoiserConditions,
+        span: tuple[float, float] | None,
+        in_force: Tensor | None,
+    ) -> Tensor:
+        is_told = in_force is not None and conditions.given.mechanism == "context"
+        by_text, by_context = self.do_classifier_free_guidance, is_told and self.context_guidance_scale != 1
+        branches, scales = [(not by_text, not by_context)], []  # whether the text, and whether the frames, are seen
+        if by_context:
+            branches.append((not by_text, True))
+            scales.append(self.context_guidance_scale)
+        if by_text:
+            branches.append((True, True))
+            scales.append(self.guidance_scale)
+        texts = [text for text, _ in branches]
+        arguments = conditions.denoiser_arguments(texts)
+        if is_told:
+            arguments |= conditions.given.denoiser_arguments([context for _, context in branches], in_force)
+        sample = conditions.denoiser_sample(sample, texts)
         if conditions.control is not None:
             residuals = control_residuals(self.controlnet, conditions.control, sample, timestep, arguments, span)
             if residuals is not None:
@@ -162,13 +246,28 @@ class DenoisingMixin:
         model_output = self.unet(
             sample, timestep, cross_attention_kwargs=self.cross_attention_kwargs, return_dict=False, **arguments
         )[0]
-        if not guided:
+        if not scales:
             return model_output
-        unconditional, conditional = model_output.chunk(2)
-        model_output = unconditional + self.guidance_scale * (conditional - unconditional)
+        outputs = model_output.chunk(len(branches))
+        model_output = chain_guidance(outputs, scales)
         if self.guidance_rescale > 0:
-            model_output = rescale_noise_cfg(model_output, conditional, self.guidance_rescale)
+            model_output = rescale_noise_cfg(model_output, outputs[-1], self.guidance_rescale)
         return model_output
+
+    def step(self, model_output: Tensor, timestep: Tensor, latents: Tensor, **options: Any) -> Tensor:
+        """
+        Let the scheduler go one step.
+
+        Args:
+            model_output (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): From [`predict`].
+            timestep (`torch.Tensor`): Where the latents are, one number.
+            latents (`torch.Tensor` of the same shape): Noisy latents.
+            options: From [`step_arguments`].
+
+        Returns:
+            `torch.Tensor` of the shape and type of `latents`: Less noisy ones.
+        """
+        return self.scheduler.step(model_output, timestep, latents, **options, return_dict=False)[0].to(latents.dtype)
 
     def denoise(
         self,
@@ -196,8 +295,11 @@ class DenoisingMixin:
                 it, among `_callback_tensor_inputs`.
 
         Returns:
-            `torch.Tensor` of the shape of `latents`: Denoised latents.
+            `torch.Tensor` of the shape of `latents`: Denoised latents; frames that are given for the whole run are
+            exactly as given.
         """
+        given = conditions.given
+        unit_noise = None if given is None else latents / self.scheduler.init_noise_sigma
         self._num_timesteps = num_timesteps = len(timesteps)
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         noise = repeatable_noise(self.scheduler, generator, latents.shape[0])
@@ -206,10 +308,11 @@ class DenoisingMixin:
                 if self.interrupt:
                     continue
                 span = (step / num_timesteps, (step + 1) / num_timesteps)
+                if given is not None:
+                    latents = given.hold(latents, unit_noise, timestep, self.scheduler, given.in_force(span[0]))
                 model_output = self.predict(latents, timestep, conditions, span)
                 extra = step_arguments(self.scheduler, generator, eta)
-                stepped = self.scheduler.step(model_output, timestep, latents, **extra, return_dict=False)[0]
-                latents = stepped.to(latents.dtype)
+                latents = self.step(model_output, timestep, latents, **extra)
                 if callback_on_step_end is not None:
                     tensors = {name: latents if name == "latents" else getattr(conditions, name) for name in names}
                     changed = callback_on_step_end(self, step, timestep, tensors) or {}
@@ -217,4 +320,4 @@ class DenoisingMixin:
                     for name in changed.keys() & set(self._callback_tensor_inputs):
                         setattr(conditions, name, changed[name])
                 progress_bar.update()
-        return latents
+        return latents if given is None else given.put_back(latents)

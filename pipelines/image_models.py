@@ -1,14 +1,24 @@
 """From an image pipeline of diffusers to a video pipeline."""
 
+import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.loaders import FromSingleFileMixin
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel
+from diffusers_video.models.temporal_checkpoint import read_temporal_options
+from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel, matching_preset
 from diffusers_video.pipelines.checks import check_integer, check_number
 from diffusers_video.pipelines.model_checks import check_components
 
@@ -25,32 +35,46 @@ SINGLE_FILE_CLASSES = {
 }
 _FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
 _REQUIRED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-_OPTIONAL = ("text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor", "controlnet")
+_OPTIONAL = ("text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor", "controlnet", "low_res_scheduler")
+_SETTINGS = ("force_zeros_for_empty_prompt", "max_noise_level")
 
 
 class ImageModelMixin(FromSingleFileMixin):
     """Constructors of a video pipeline from an image model; stands before `DiffusionPipeline` among the bases."""
 
+    single_file_classes: ClassVar[dict[str, type[DiffusionPipeline]]] = SINGLE_FILE_CLASSES
+
     @classmethod
     def from_image_model(
         cls,
         model: str | os.PathLike | DiffusionPipeline,
-        preset: str = "videoldm",
+        preset: str | None = None,
         *,
         temporal_options: dict[str, Any] | None = None,
+        temporal_layers: str | os.PathLike | None = None,
+        temporal_text_encoder: CLIPTextModel | None = None,
+        temporal_tokenizer: CLIPTokenizer | None = None,
         num_frames: int = 16,
         fps: float = 8.0,
         **load_options: Any,
     ) -> DiffusionPipeline:
         """
         Make a video pipeline of an image pipeline. Until its temporal layers are trained it draws every frame as the
-        image model does.
+        image model does. With `temporal_layers` that were trained on another image model of the same shape, a tuned
+        image model (DreamBooth) is set in motion without training.
 
         Args:
             model (`str`, `os.PathLike` or `DiffusionPipeline`): Hub id, folder, single file (`.safetensors`, `.ckpt`),
                 or a loaded pipeline with a `UNet2DConditionModel`, whose other components are then shared.
-            preset (`str`, *optional*, defaults to `"videoldm"`): Preset of [`UNetVideoConditionModel.from_unet2d`].
-            temporal_options (`dict[str, Any]`, *optional*): Its options.
+            preset (`str`, *optional*): Preset of [`UNetVideoConditionModel.from_unet2d`]; `"videoldm"`, or what
+                `temporal_layers` were trained with.
+            temporal_options (`dict[str, Any]`, *optional*): Its options, which overrule others.
+            temporal_layers (`str` or `os.PathLike`, *optional*): File that
+                [`~UNetVideoConditionModel.save_temporal_layers`] wrote, or its folder.
+            temporal_text_encoder ([`~transformers.CLIPTextModel`], *optional*): Text encoder that the temporal layers
+                were trained with, where that of `model` was tuned. Stable Diffusion XL takes
+                `temporal_prompt_embeds` in its calls instead.
+            temporal_tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
             num_frames (`int`, *optional*, defaults to 16): Frames of a video unless a call says otherwise.
             fps (`float`, *optional*, defaults to 8.0): Frames per second unless a call says otherwise.
             load_options: How `model` is loaded, as in `from_pretrained` and `from_single_file` of diffusers (`dtype`,
@@ -63,23 +87,56 @@ class ImageModelMixin(FromSingleFileMixin):
             FileNotFoundError: If a file or folder does not exist.
             OSError: If a file cannot be read.
             TypeError: If `model` is something else, or options come with a loaded pipeline.
-            ValueError: If it is no image model with a 2D U-Net, or `preset` is unknown.
+            ValueError: If it is no image model with a 2D U-Net, `preset` is unknown, or `temporal_layers` or
+                `temporal_text_encoder` do not fit.
+
+        Source:
+            VideoLDM (arXiv:2304.08818), Section 4.2.1 and appendix: temporal layers are inserted into a model that
+            DreamBooth tuned, unchanged.
         """
         check_integer("num_frames", num_frames)
         check_number("fps", fps, above_minimum=True)
-        if preset not in PRESETS:
+        if preset is not None and preset not in PRESETS:
             raise ValueError(f"`preset` must be one of {sorted(PRESETS)}, but is {preset!r}.")
+        known = inspect.signature(cls.__init__).parameters
+        if temporal_text_encoder is not None and "temporal_text_encoder" not in known:
+            raise TypeError(f"`temporal_text_encoder` is no component of a {cls.__name__}. Leave it out.")
+        recorded = {} if temporal_layers is None else _recorded_options(temporal_layers, preset)
         named = isinstance(model, (str, os.PathLike))
         if load_options and not named:
             raise TypeError(
                 f"`{sorted(load_options)[0]}` says how to load a model, and has no effect on one that is loaded."
             )
-        image_pipeline = load_image_pipeline(model, **load_options) if named else model
-        components = video_components(image_pipeline, preset, temporal_options)
+        if named:
+            image_pipeline = load_image_pipeline(model, cls.single_file_classes, **load_options)
+        else:
+            image_pipeline = model
+        options = {**cls.temporal_defaults(image_pipeline), **recorded, **(temporal_options or {})}
+        components = video_components(image_pipeline, preset or "videoldm", options)
+        if temporal_layers is not None:
+            components["unet"].load_temporal_layers(temporal_layers)
+        components |= {"temporal_text_encoder": temporal_text_encoder, "temporal_tokenizer": temporal_tokenizer}
+        missing = [name for name, item in known.items() if name in _OPTIONAL and item.default is item.empty]
+        if missing and missing[0] not in components:
+            raise ValueError(f"`model` must have a {missing[0]}, but this {type(image_pipeline).__name__} has none.")
+        components = {name: value for name, value in components.items() if name in known}
         pipeline = cls(**components, num_frames=num_frames, fps=fps)
         if named and not os.path.exists(model) and "://" not in str(model):
             pipeline.base_model = str(model)
         return pipeline
+
+    @classmethod
+    def temporal_defaults(cls, pipeline: DiffusionPipeline) -> dict[str, Any]:
+        """
+        Options that new temporal layers of this task have unless a call says otherwise.
+
+        Args:
+            pipeline (`DiffusionPipeline`): The image pipeline.
+
+        Returns:
+            `dict[str, Any]`: Options of [`UNetVideoConditionModel`].
+        """
+        return {}
 
     @classmethod
     def from_single_file(cls, pretrained_model_link_or_path: str | os.PathLike, **kwargs: Any) -> DiffusionPipeline:
@@ -119,6 +176,17 @@ class ImageModelMixin(FromSingleFileMixin):
         return super().from_pipe(pipeline, **kwargs)
 
 
+def _recorded_options(temporal_layers: str | os.PathLike, preset: str | None) -> dict[str, Any]:
+    recorded = read_temporal_options(temporal_layers)
+    of_file = matching_preset(recorded)
+    if preset not in (None, of_file):
+        raise ValueError(
+            f"`preset` must be that of `temporal_layers`, but is {preset!r}, and {str(temporal_layers)!r} is of preset"
+            f" {of_file!r}. Leave it out."
+        )
+    return recorded
+
+
 def is_single_file(model: str | os.PathLike) -> bool:
     """
     Tell whether a model is named by one file rather than by a folder or a Hub id.
@@ -132,12 +200,17 @@ def is_single_file(model: str | os.PathLike) -> bool:
     return os.path.isfile(model) or str(model).lower().endswith(SINGLE_FILE_SUFFIXES)
 
 
-def load_image_pipeline(model: str | os.PathLike, **load_options: Any) -> DiffusionPipeline:
+def load_image_pipeline(
+    model: str | os.PathLike,
+    single_file_classes: Mapping[str, type[DiffusionPipeline]] = SINGLE_FILE_CLASSES,
+    **load_options: Any,
+) -> DiffusionPipeline:
     """
     Load an image pipeline from the Hub, a folder or a single file, without its safety checker.
 
     Args:
         model (`str` or `os.PathLike`): Hub id, folder of a saved pipeline, or a `.safetensors` or `.ckpt` file.
+        single_file_classes (`Mapping[str, type]`, *optional*): Pipeline of each kind of checkpoint in a single file.
         load_options: Passed to `from_pretrained` or `from_single_file` of diffusers (`dtype`, `variant`, `config`,
             ...).
 
@@ -154,7 +227,7 @@ def load_image_pipeline(model: str | os.PathLike, **load_options: Any) -> Diffus
     if not local and "://" not in str(model) and (is_single_file(model) or looks_local):
         raise FileNotFoundError(f"`model` must be a Hub id, a folder or a file, but {str(model)!r} does not exist.")
     if is_single_file(model):
-        return _load_single_file(model, load_options)
+        return _load_single_file(model, single_file_classes, load_options)
     if local and not (Path(model) / "model_index.json").is_file():
         raise FileNotFoundError(
             f"`model` must be a saved pipeline, but the folder {str(model)!r} has no model_index.json. A single"
@@ -168,7 +241,9 @@ def load_image_pipeline(model: str | os.PathLike, **load_options: Any) -> Diffus
     if unet[1] != UNet2DConditionModel.__name__:
         _refuse(index.get("_class_name"), unet[1])
     if "safety_checker" in index:
-        load_options = {"safety_checker": None, "requires_safety_checker": False, **load_options}
+        load_options = {"safety_checker": None, **load_options}
+        if index.get("_class_name") != StableDiffusionUpscalePipeline.__name__:  # it has no such option
+            load_options = {"requires_safety_checker": False, **load_options}
     return DiffusionPipeline.from_pretrained(model, **load_options)
 
 
@@ -212,12 +287,12 @@ def video_components(
     components |= {name: getattr(pipeline, name) for name in _OPTIONAL if getattr(pipeline, name, None) is not None}
     components["unet"] = UNetVideoConditionModel.from_unet2d(unet, preset=preset, **(temporal_options or {}))
     components["scheduler"] = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
-    if "force_zeros_for_empty_prompt" in pipeline.config:
-        components["force_zeros_for_empty_prompt"] = pipeline.config.force_zeros_for_empty_prompt
-    return components
+    return components | {name: pipeline.config[name] for name in _SETTINGS if name in pipeline.config}
 
 
-def _load_single_file(model: str | os.PathLike, load_options: dict[str, Any]) -> DiffusionPipeline:
+def _load_single_file(
+    model: str | os.PathLike, classes: Mapping[str, type[DiffusionPipeline]], load_options: dict[str, Any]
+) -> DiffusionPipeline:
     names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token", "disable_mmap")
     options = {name: load_options[name] for name in names if name in load_options}
     checkpoint = load_single_file_checkpoint(str(model), **options)
@@ -228,13 +303,12 @@ def _load_single_file(model: str | os.PathLike, load_options: dict[str, Any]) ->
         )
     kind = infer_diffusers_model_type(checkpoint)
     del checkpoint
-    if kind not in SINGLE_FILE_CLASSES:
-        raise ValueError(
-            f"`model` must be a Stable Diffusion 1.x, 2.x or XL checkpoint, but {str(model)!r} is of kind {kind!r}."
-        )
-    if SINGLE_FILE_CLASSES[kind] is StableDiffusionPipeline:
+    if kind not in classes:
+        known = "Stable Diffusion 1.x, 2.x or XL checkpoint" if "v1" in classes else f"checkpoint of {sorted(classes)}"
+        raise ValueError(f"`model` must be a {known}, but {str(model)!r} is of kind {kind!r}.")
+    if classes[kind] is StableDiffusionPipeline:
         load_options = {"requires_safety_checker": False, **load_options}
-    return SINGLE_FILE_CLASSES[kind].from_single_file(str(model), **load_options)
+    return classes[kind].from_single_file(str(model), **load_options)
 
 
 def _refuse(pipeline_class: str | None, unet_class: str | None) -> None:

@@ -12,7 +12,52 @@ from diffusers_video.pipelines import latents as latent_space
 from diffusers_video.pipelines.checks import check_finite
 
 
-class LatentVideoMixin:
+class LatentDecodingMixin:
+    """
+    From latents to frames.
+
+    The class that inherits it has `vae`.
+    """
+
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int | None = None) -> Tensor:
+        """
+        Decode latents to frames without gradients, some frames at a time.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Denoised latents.
+            decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: About [-1, 1], not clamped.
+
+        Raises:
+            FloatingPointError: If latents or frames hold a NaN or an infinity.
+        """
+        advice = "Load `unet` in float32 or bfloat16, or try another scheduler or a lower `guidance_scale`."
+        check_finite(latents, "Denoising", advice)
+        with torch.no_grad():
+            frames = latent_space.decode_latents(self.vae, latents, decode_chunk_size)
+        check_finite(frames, "Decoding", "Load `vae` in float32 or bfloat16.")
+        return frames
+
+    def decode_frames(self, latents: Tensor, decode_chunk_size: int | None = None) -> Tensor:
+        """
+        Decode latents to frames that can be shown.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Denoised latents.
+            decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: In [0, 1].
+
+        Raises:
+            FloatingPointError: If latents or frames hold a NaN or an infinity.
+        """
+        return (self.decode_latents(latents, decode_chunk_size) * 0.5 + 0.5).clamp(0, 1)
+
+
+class LatentVideoMixin(LatentDecodingMixin):
     """
     Sizes, noise, encoding and decoding.
 
@@ -101,24 +146,3 @@ class LatentVideoMixin:
         if encoded is None:
             return noise * self.scheduler.init_noise_sigma
         return self.scheduler.add_noise(encoded, noise, timestep.reshape(-1)[:1].repeat(batch_size))
-
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int | None = None) -> Tensor:
-        """
-        Decode latents to frames without gradients, some frames at a time.
-
-        Args:
-            latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Denoised latents.
-            decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: About [-1, 1], not clamped.
-
-        Raises:
-            FloatingPointError: If latents or frames hold a NaN or an infinity.
-        """
-        advice = "Load `unet` in float32 or bfloat16, or try another scheduler or a lower `guidance_scale`."
-        check_finite(latents, "Denoising", advice)
-        with torch.no_grad():
-            frames = latent_space.decode_latents(self.vae, latents, decode_chunk_size)
-        check_finite(frames, "Decoding", "Load `vae` in float32 or bfloat16.")
-        return frames

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
@@ -115,13 +116,7 @@ def encode_video(
         `torch.Tensor` of shape `(batch_size, *latents_shape)`: Latents times the `scaling_factor`.
     """
     batch_size, _, num_frames = pixel_values.shape[:3]
-    with _full_precision(vae):
-        pixel_values = pixel_values.to(get_module_execution_device(vae), vae.dtype)
-        if is_video_autoencoder(vae):
-            encoded = [vae.encode(pixel_values)]
-        else:
-            chunks = videos_to_images(pixel_values).split(chunk_size or FRAMES_AT_ONCE)
-            encoded = [vae.encode(chunk) for chunk in chunks]
+    encoded = _encode(vae, pixel_values, chunk_size)
     if not hasattr(encoded[0], "latent_dist"):
         latents = torch.cat([part.latents for part in encoded])
     else:
@@ -132,6 +127,31 @@ def encode_video(
     if not is_video_autoencoder(vae):
         latents = images_to_videos(latents, num_frames)
     return scale_latents(vae, latents)
+
+
+def encode_mode(vae: nn.Module, pixel_values: Tensor, chunk_size: int | None = None) -> Tensor:
+    """
+    Encode videos to the mode of their posterior, as the encoder gives it: not multiplied by the `scaling_factor`.
+
+    Args:
+        vae (`torch.nn.Module`): An autoencoder of images or of videos with a posterior.
+        pixel_values (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): In [-1, 1].
+        chunk_size (`int`, *optional*, defaults to 16): Frames encoded at once by an autoencoder of images.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, *latents_shape)`: Latents.
+    """
+    latents = torch.cat([part.latent_dist.mode() for part in _encode(vae, pixel_values, chunk_size)])
+    return latents if is_video_autoencoder(vae) else images_to_videos(latents, pixel_values.shape[2])
+
+
+def _encode(vae: nn.Module, pixel_values: Tensor, chunk_size: int | None) -> list[BaseOutput]:
+    with _full_precision(vae):
+        pixel_values = pixel_values.to(get_module_execution_device(vae), vae.dtype)
+        if is_video_autoencoder(vae):
+            return [vae.encode(pixel_values)]
+        chunks = videos_to_images(pixel_values).split(chunk_size or FRAMES_AT_ONCE)
+        return [vae.encode(chunk) for chunk in chunks]
 
 
 def decode_latents(vae: nn.Module, latents: Tensor, chunk_size: int | None = None) -> Tensor:

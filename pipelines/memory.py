@@ -137,7 +137,7 @@ def estimate_clip_memory(
     num_other_parameters: Mapping[str, int] | None = None,
 ) -> ClipMemory:
     """
-    Estimate the memory of a text-to-video call from configurations, see `METHOD`.
+    Estimate the memory of a text-to-video or image-to-video call from configurations, see `METHOD`.
 
     Args:
         unet_config (`Mapping[str, Any]`): Configuration of a [`UNetVideoConditionModel`], or of a
@@ -171,10 +171,13 @@ def estimate_clip_memory(
         for name, value in (("height", height), ("width", width)):
             check_integer(name, value, multiple_of=factor)
         if vae is not None:
-            check_denoiser(unet, vae, None, "Text-to-video")
-        shape = (unet.config.in_channels, num_frames, height // factor, width // factor)
-        shape = (batch_size, *(shape if vae is None else latents_shape(vae, num_frames, height, width)))
-        denoising = _measure(unet, lambda: _denoise(unet, torch.empty(shape), use_guidance))
+            if not _sees_an_image(unet.config):
+                check_denoiser(unet, vae, None, "Text-to-video")
+        sample = shape = (batch_size, unet.config.in_channels, num_frames, height // factor, width // factor)
+        if vae is not None:
+            shape = (batch_size, *latents_shape(vae, num_frames, height, width))
+            sample = sample if _sees_an_image(unet.config) else shape
+        denoising = _measure(unet, lambda: _denoise(unet, torch.empty(sample), use_guidance))
         decoding = 0
         if vae is not None:
             decoding = _measure(vae, lambda: decode_latents(vae, torch.empty(shape, dtype=dtype), decode_chunk_size))
@@ -196,7 +199,7 @@ def estimate_checkpoint_memory(
     **options: Any,
 ) -> ClipMemory:
     """
-    Estimate the memory of a text-to-video call with a checkpoint, whose weights stay where they are.
+    Estimate the memory of a text-to-video or image-to-video call with a checkpoint, whose weights stay on disk.
 
     Args:
         info ([`CheckpointInfo`]): A pipeline or U-Net with its configuration, of videos or of images.
@@ -259,6 +262,11 @@ def _build_vae(config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     return vae
 
 
+def _sees_an_image(config: Mapping[str, Any]) -> bool:
+    """Tell the denoiser of Stable Video Diffusion, which takes an image in further channels and as its only token."""
+    return "motion_bucket_id" in config.added_time_ids and config.in_channels == 2 * config.out_channels
+
+
 def _denoise(unet: UNetVideoConditionModel, latents: Tensor, use_guidance: bool) -> Tensor:
     guided = use_guidance and unet.config.time_cond_proj_dim is None
     sample = torch.cat([latents, latents]) if guided else latents
@@ -266,8 +274,8 @@ def _denoise(unet: UNetVideoConditionModel, latents: Tensor, use_guidance: bool)
 
 
 def _conditions(config: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
-    width = config.encoder_hid_dim or config.cross_attention_dim
-    inputs: dict[str, Any] = {"encoder_hidden_states": torch.empty(batch_size, TEXT_TOKENS, width)}
+    width, tokens = config.encoder_hid_dim or config.cross_attention_dim, 1 if _sees_an_image(config) else TEXT_TOKENS
+    inputs: dict[str, Any] = {"encoder_hidden_states": torch.empty(batch_size, tokens, width)}
     if config.time_cond_proj_dim is not None:
         inputs["timestep_cond"] = torch.empty(batch_size, config.time_cond_proj_dim)
     if config.addition_embed_type == "text_time":

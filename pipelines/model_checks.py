@@ -1,5 +1,6 @@
 """Which components fit together in a pipeline with a text-conditioned video denoiser."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin
@@ -39,7 +40,9 @@ def check_components(vae: nn.Module | None, unet: nn.Module | None, scheduler: S
         check_scheduler(scheduler)
 
 
-def check_denoiser(unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | None, task: str) -> None:
+def check_denoiser(
+    unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | None, task: str, met: tuple[str, ...] = ("fps",)
+) -> None:
     """
     Refuse a denoiser that wants inputs which the pipeline does not have.
 
@@ -48,6 +51,7 @@ def check_denoiser(unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | 
         vae (`torch.nn.Module`): The autoencoder.
         text_encoder_2 (`torch.nn.Module`, *optional*): Second text encoder of Stable Diffusion XL.
         task (`str`): What the pipeline does, for the message.
+        met (`tuple[str, ...]`, *optional*, defaults to `("fps",)`): Numbers per clip that the pipeline has.
 
     Raises:
         ValueError: If channels differ or an input is wanted that there is none of.
@@ -65,13 +69,9 @@ def check_denoiser(unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | 
         "num_class_embeds": config.num_class_embeds,
         "addition_embed_type": _unmet(config.addition_embed_type, ("text", "text_time")),
         "encoder_hid_dim_type": _unmet(config.encoder_hid_dim_type, ("ip_image_proj", "text_proj")),
-        "added_time_ids": [name for name in config.get("added_time_ids") or () if name != "fps"] or None,
+        "added_time_ids": [name for name in config.get("added_time_ids") or () if name not in met] or None,
     }
-    for option, value in unmet.items():
-        if value is not None:
-            raise ValueError(
-                f"{task} cannot use this `unet`: its {option}={value!r} wants an input that the pipeline lacks."
-            )
+    _check_met(unmet, task)
     if config.addition_embed_type == "text_time" and text_encoder_2 is not None:
         expected = config.projection_class_embeddings_input_dim
         have = text_encoder_2.config.projection_dim + 6 * config.addition_time_embed_dim
@@ -79,6 +79,52 @@ def check_denoiser(unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | 
             raise ValueError(
                 f"{task} cannot use this `unet`: its size and text conditions have {expected} numbers, but"
                 f" `text_encoder_2` and six sizes give {have}. A refiner takes a score instead; use its base model."
+            )
+
+
+def check_upscaler(unet: nn.Module, vae: nn.Module | None, task: str) -> None:
+    """
+    Refuse a denoiser that cannot be told a low-resolution video and the noise on it, or wants other inputs.
+
+    Args:
+        unet (`torch.nn.Module`): The denoiser.
+        vae (`torch.nn.Module`, *optional*): The autoencoder; there is none where pixels are denoised.
+        task (`str`): What the pipeline does, for the message.
+
+    Raises:
+        ValueError: If channels differ, or an input is wanted that there is none of.
+    """
+    config = unet.config
+    channels = config.out_channels if vae is None else latents_shape(vae, 1, 8, 8)[0]
+    colours = channels if vae is None else vae.config.get("in_channels", 3)
+    if (config.in_channels, config.out_channels) != (channels + colours, channels):
+        raise ValueError(
+            f"{task} needs a `unet` that takes {channels} channels of noisy {'pixels' if vae is None else 'latents'}"
+            f" and {colours} of the low-resolution frames, and gives {channels}, but this one takes"
+            f" {config.in_channels} and gives {config.out_channels}. Take the `unet` of an upscaler."
+        )
+    if vae is not None and latents_shape(vae, 8, 8, 8)[1] != 8:
+        raise ValueError(f"{task} needs one latent for each frame, but this `vae` compresses time. Take another one.")
+    if config.num_class_embeds is None and "noise_level" not in config.added_time_ids:
+        if config.class_embed_type != "timestep":
+            raise ValueError(
+                f"{task} needs a `unet` that is told the noise on the low-resolution frames: by `num_class_embeds`,"
+                " `class_embed_type='timestep'` or `added_time_ids=('noise_level',)`, but this one has none of them."
+            )
+    unmet = {
+        "class_embed_type": _unmet(config.class_embed_type, ("timestep",)),
+        "addition_embed_type": _unmet(config.addition_embed_type, ("text",)),
+        "encoder_hid_dim_type": _unmet(config.encoder_hid_dim_type, ("text_proj",)),
+        "added_time_ids": [name for name in config.added_time_ids if name not in ("fps", "noise_level")] or None,
+    }
+    _check_met(unmet, task)
+
+
+def _check_met(unmet: Mapping[str, Any], task: str) -> None:
+    for option, value in unmet.items():
+        if value is not None:
+            raise ValueError(
+                f"{task} cannot use this `unet`: its {option}={value!r} wants an input that the pipeline lacks."
             )
 
 

@@ -7,11 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import LMSDiscreteScheduler, PNDMScheduler, SchedulerMixin
+from diffusers import (
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+)
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from torch import Tensor
 
+from diffusers_video.conditioning.noise import draw_seeds
 
+
+SIGMA_SCHEDULERS = (EulerDiscreteScheduler, EDMEulerScheduler, EDMDPMSolverMultistepScheduler)
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 _FLOW = "it follows a flow-matching velocity, while this pipeline's model predicts noise, the sample or v"
@@ -98,6 +108,42 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
             f"`scheduler` {name} expects the model to predict a variance"
             f" (variance_type={scheduler.config.variance_type!r}), which video models do not. Use 'fixed_small'."
         )
+
+
+def check_sigma_scheduler(scheduler: SchedulerMixin) -> None:
+    """
+    Refuse a scheduler that does not sample from a denoiser trained in EDM's form with v-prediction.
+
+    Such a denoiser sees z / sqrt(sigma^2 + 1) and the time ln(sigma) / 4, and gives v: the denoised sample is
+    z / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1).
+
+    Args:
+        scheduler (`SchedulerMixin`): The scheduler a pipeline is to sample with.
+
+    Raises:
+        ValueError: If the scheduler is of a kind that does not do so, or is configured so that it does not.
+
+    Source:
+        Stable Video Diffusion (arXiv:2311.15127), Appendix D: EDM's preconditioning (arXiv:2206.00364, Table 1) with
+        a data deviation of 1.
+    """
+    name = type(scheduler).__name__
+    if not isinstance(scheduler, SIGMA_SCHEDULERS):
+        names = ", ".join(kind.__name__ for kind in SIGMA_SCHEDULERS)
+        raise ValueError(
+            f"`scheduler` must tell the denoiser ln(sigma) / 4, as one of {names} does, but is a {name}. Pass"
+            " `EDMDPMSolverMultistepScheduler(sigma_max=700.0, sigma_data=1.0, prediction_type='v_prediction')`, or"
+            " the scheduler the model came with."
+        )
+    is_euler = isinstance(scheduler, EulerDiscreteScheduler)
+    wanted = {"prediction_type": "v_prediction"}
+    wanted |= {"timestep_type": "continuous"} if is_euler else {"sigma_data": 1.0}
+    for option, value in wanted.items():
+        if scheduler.config[option] != value:
+            raise ValueError(
+                f"`scheduler` {name} must be configured with {option}={value!r}, but has"
+                f" {option}={scheduler.config[option]!r}. Build it again with `from_config(..., {option}={value!r})`."
+            )
 
 
 def check_schedule(
@@ -225,10 +271,7 @@ def repeatable_noise(
     if generator is None or getattr(scheduler, "noise_sampler_seed", 0) is not None:
         yield
         return
-    generators = generator if isinstance(generator, list) else [generator] * batch_size
-    scheduler.noise_sampler_seed = [
-        int(torch.randint(2**63 - 1, (), generator=source, device=source.device)) for source in generators
-    ]
+    scheduler.noise_sampler_seed = draw_seeds(generator, batch_size)
     try:
         yield
     finally:

@@ -207,8 +207,7 @@ class TextEncodingMixin:
     def _check_embeddings(self, arguments: Mapping[str, Any]) -> int:
         prompt, prompt_embeds = arguments["prompt"], arguments["prompt_embeds"]
         config = self.unet.config
-        width = config.encoder_hid_dim if config.encoder_hid_dim_type == "text_proj" else config.cross_attention_dim
-        width = width[0] if isinstance(width, (list, tuple)) else width
+        width = text_width(config)
         tokens = None
         if prompt_embeds is None:
             batch_size = len(prompt) if isinstance(prompt, list) else 1
@@ -249,6 +248,21 @@ class TextEncodingMixin:
         layers = min(encoder.config.num_hidden_layers for encoder in encoders) - self.is_sdxl
         if clip_skip > layers:
             raise ValueError(f"`clip_skip` must be at most {layers} with these text encoders, but is {clip_skip}.")
+
+
+def text_width(config: Mapping[str, Any]) -> int:
+    """
+    Width of the text embeddings that a denoiser takes.
+
+    Args:
+        config (`Mapping[str, Any]`): Its configuration.
+
+    Returns:
+        `int`
+    """
+    is_projected = config["encoder_hid_dim_type"] == "text_proj"
+    width = config["encoder_hid_dim" if is_projected else "cross_attention_dim"]
+    return width[0] if isinstance(width, (list, tuple)) else width
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from diffusers import (
     ControlNetModel,
     DiffusionPipeline,
     MultiControlNetModel,
-    StableDiffusionPipeline,
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
@@ -20,7 +19,6 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import replace_example_docstring
-from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
@@ -30,22 +28,23 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from diffusers_video.conditioning.noise import check_noise_prior
 from diffusers_video.hub import VideoHubMixin
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.controlnet import check_control, load_control_videos, prepare_control
-from diffusers_video.pipelines.denoising import DenoiserConditions, DenoisingMixin, StepCallback
+from diffusers_video.pipelines.denoising import DenoisingMixin, StepCallback
 from diffusers_video.pipelines.image_models import ImageModelMixin
 from diffusers_video.pipelines.ip_adapter import VideoIPAdapterMixin
 from diffusers_video.pipelines.latent_video import LatentVideoMixin
-from diffusers_video.pipelines.latents import is_video_autoencoder, latents_shape, vae_scale_factor
+from diffusers_video.pipelines.latents import latents_shape
 from diffusers_video.pipelines.loading import VideoLoraLoaderMixin
-from diffusers_video.pipelines.model_checks import check_components, check_denoiser
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
-from diffusers_video.pipelines.scheduling import check_schedule, check_scheduler, prepare_timesteps
+from diffusers_video.pipelines.scheduling import prepare_timesteps
+from diffusers_video.pipelines.temporal_text import TEMPORAL_TEXT_COMPONENTS
 from diffusers_video.pipelines.text_encoding import TextEncodingMixin
+from diffusers_video.pipelines.text_video import TextVideoMixin
 from diffusers_video.pipelines.video_input import VideoInput, load_video, resize_video
+from diffusers_video.pipelines.windows import check_flag
 
 
 EXAMPLE_DOC_STRING = """
@@ -64,6 +63,7 @@ EXAMPLE_DOC_STRING = """
 
 class TextToVideoPipeline(
     VideoHubMixin,
+    TextVideoMixin,
     ImageModelMixin,
     LatentVideoMixin,
     DenoisingMixin,
@@ -88,6 +88,9 @@ class TextToVideoPipeline(
         controlnet ([`ControlNetModel`], [`MultiControlNetModel`] or a list, *optional*): Applied to every frame.
         image_encoder ([`~transformers.CLIPVisionModelWithProjection`], *optional*): For IP-Adapters.
         feature_extractor ([`~transformers.CLIPImageProcessor`], *optional*): For IP-Adapters.
+        temporal_text_encoder ([`~transformers.CLIPTextModel`], *optional*): Text encoder of the temporal layers, where
+            `text_encoder` was tuned and they were trained with the original one; see [`from_image_model`].
+        temporal_tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
         num_frames (`int`, *optional*, defaults to 16): Frames of a video unless a call says otherwise.
         fps (`float`, *optional*, defaults to 8.0): Frames per second unless a call says otherwise.
         force_zeros_for_empty_prompt (`bool`, *optional*, defaults to `True`): Whether XL takes zeros where there is no
@@ -99,19 +102,15 @@ class TextToVideoPipeline(
             noise.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
-    _optional_components = ["text_encoder_2", "tokenizer_2", "controlnet", "image_encoder", "feature_extractor"]
-    _exclude_from_cpu_offload = []
-    _callback_tensor_inputs = [
-        "latents",
-        "prompt_embeds",
-        "negative_prompt_embeds",
-        "add_text_embeds",
-        "negative_pooled_prompt_embeds",
-        "add_time_ids",
-        "negative_add_time_ids",
+    _optional_components = [
+        "text_encoder_2",
+        "tokenizer_2",
+        "controlnet",
+        "image_encoder",
+        "feature_extractor",
+        *TEMPORAL_TEXT_COMPONENTS,
     ]
-    get_guidance_scale_embedding = StableDiffusionPipeline.get_guidance_scale_embedding
+    _exclude_from_cpu_offload = []
 
     def __init__(
         self,
@@ -129,6 +128,8 @@ class TextToVideoPipeline(
         | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
+        temporal_text_encoder: CLIPTextModel | None = None,
+        temporal_tokenizer: CLIPTokenizer | None = None,
         num_frames: int = 16,
         fps: float = 8.0,
         force_zeros_for_empty_prompt: bool = True,
@@ -136,33 +137,30 @@ class TextToVideoPipeline(
         noise_prior_strength: float = 1.0,
     ):
         super().__init__()
-        checks.check_integer("num_frames", num_frames)
-        checks.check_number("fps", fps, above_minimum=True)
-        check_noise_prior(noise_prior, noise_prior_strength)
-        check_components(vae, unet, scheduler)
         if isinstance(controlnet, (list, tuple)):
             controlnet = MultiControlNetModel(controlnet)
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            text_encoder_2=text_encoder_2,
-            tokenizer_2=tokenizer_2,
-            controlnet=controlnet,
-            image_encoder=image_encoder,
-            feature_extractor=feature_extractor,
-        )
-        self.register_to_config(
-            num_frames=num_frames,
-            fps=fps,
-            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
-            noise_prior=noise_prior,
-            noise_prior_strength=noise_prior_strength,
-        )
-        self.vae_scale_factor = vae_scale_factor(vae)
-        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
+        components = {
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "unet": unet,
+            "scheduler": scheduler,
+            "text_encoder_2": text_encoder_2,
+            "tokenizer_2": tokenizer_2,
+            "controlnet": controlnet,
+            "image_encoder": image_encoder,
+            "feature_extractor": feature_extractor,
+            "temporal_text_encoder": temporal_text_encoder,
+            "temporal_tokenizer": temporal_tokenizer,
+        }
+        settings = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
+            "noise_prior": noise_prior,
+            "noise_prior_strength": noise_prior_strength,
+        }
+        self.register_parts(components, settings)
 
     def check_inputs(self, arguments: Mapping[str, Any]) -> int:
         """
@@ -178,35 +176,13 @@ class TextToVideoPipeline(
             TypeError: If a type is wrong.
             ValueError: If a value is, or arguments do not fit together or the models.
         """
-        get = arguments.__getitem__
-        check_scheduler(self.scheduler)
-        check_denoiser(self.unet, self.vae, self.text_encoder_2, "Text-to-video")
-        for name in ("height", "width"):
-            checks.check_integer(name, get(name), minimum=1, multiple_of=self.vae_scale_factor)
-        for name in ("num_frames", "num_inference_steps", "num_videos_per_prompt"):
-            checks.check_integer(name, get(name))
-        checks.check_number("fps", get("fps"), above_minimum=True)
-        for name in ("guidance_scale", "eta"):
-            checks.check_number(name, get(name))
-        checks.check_number("guidance_rescale", get("guidance_rescale"), maximum=1)
-        guided = get("guidance_scale") > 1 and self.unet.config.time_cond_proj_dim is None
-        if get("guidance_rescale") and not guided:
-            raise ValueError("`guidance_rescale` has no effect without guidance. Set `guidance_scale` above 1.")
-        batch_size = self.check_prompts(arguments, guided)
-        total = batch_size * get("num_videos_per_prompt")
-        checks.check_generator(get("generator"), total)
-        checks.check_output(get("output_type"), get("return_dict"), get("decode_chunk_size"))
-        names = get("callback_on_step_end_tensor_inputs")
-        checks.check_callback(get("callback_on_step_end"), names, self._callback_tensor_inputs)
-        if not isinstance(get("cross_attention_kwargs"), (dict, type(None))):
-            raise TypeError(f"`cross_attention_kwargs` must be a dict, but is {get('cross_attention_kwargs')!r}.")
-        if get("decode_chunk_size") is not None and is_video_autoencoder(self.vae):
-            raise ValueError("`decode_chunk_size` has no effect on an autoencoder of videos. Leave it out.")
-        self._check_start(arguments, batch_size, total)
+        check_flag("image_only", arguments["image_only"])
+        batch_size = self.check_call(arguments, "Text-to-video")
+        guided = arguments["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
+        self._check_start(arguments, batch_size, batch_size * arguments["num_videos_per_prompt"])
         self.check_ip_adapter(arguments, guided)
         check_control(self.controlnet, arguments, batch_size)
-        schedule = (get(name) for name in ("num_inference_steps", "timesteps", "sigmas", "strength", "eta"))
-        check_schedule(self.scheduler, *schedule)
+        self.check_steps(arguments)
         return batch_size
 
     def _check_start(self, arguments: Mapping[str, Any], batch_size: int, total: int) -> None:
@@ -222,44 +198,6 @@ class TextToVideoPipeline(
         if video is not None:
             raise ValueError("Only one of `video` and `latents` may be given, but both are. Leave one out.")
         checks.check_tensor("latents", latents, (total, *latents_shape(self.vae, num_frames, height, width)))
-
-    def _prepare_conditions(
-        self, arguments: Mapping[str, Any], batch_size: int, device: torch.device
-    ) -> DenoiserConditions:
-        get, guided = arguments.__getitem__, self.do_classifier_free_guidance
-        names = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "prompt_embeds")
-        names += ("negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds", "clip_skip")
-        prompt_embeds, negative_prompt_embeds, pooled, negative_pooled = self.encode_prompt(
-            **{name: get(name) for name in names},
-            device=device,
-            num_videos_per_prompt=get("num_videos_per_prompt"),
-            do_classifier_free_guidance=guided,
-            lora_scale=(self.cross_attention_kwargs or {}).get("scale"),
-        )
-        conditions = DenoiserConditions(
-            prompt_embeds,
-            negative_prompt_embeds,
-            image_embeds=self.image_conditions(arguments, device, batch_size, guided),
-            control=prepare_control(self.controlnet, arguments, batch_size, device),
-        )
-        if self.is_sdxl:
-            conditions.add_text_embeds, conditions.negative_pooled_prompt_embeds = pooled, negative_pooled
-            size = (get("height"), get("width"))
-            sizes = (get("original_size") or size, get("crops_coords_top_left") or (0, 0), get("target_size") or size)
-            conditions.add_time_ids = self.prepare_time_ids(*sizes, like=pooled)
-            if guided:
-                asked = [get(f"negative_{name}") for name in ("original_size", "crops_coords_top_left", "target_size")]
-                if asked[0] is not None:
-                    asked[1] = asked[1] or (0, 0)
-                negative_sizes = [new or old for new, old in zip(asked, sizes, strict=True)]
-                conditions.negative_add_time_ids = self.prepare_time_ids(*negative_sizes, like=pooled)
-        if self.unet.config.time_cond_proj_dim is not None:
-            scale = torch.full((batch_size,), self.guidance_scale - 1)
-            embedding = self.get_guidance_scale_embedding(scale, self.unet.config.time_cond_proj_dim)
-            conditions.timestep_cond = embedding.to(device, prompt_embeds.dtype)
-        if "fps" in (self.unet.config.get("added_time_ids") or ()):
-            conditions.fps = float(get("fps"))
-        return conditions
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -298,6 +236,8 @@ class TextToVideoPipeline(
         negative_prompt_2: str | list[str] | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
+        temporal_prompt_embeds: Tensor | None = None,
+        negative_temporal_prompt_embeds: Tensor | None = None,
         original_size: tuple[int, int] | None = None,
         crops_coords_top_left: tuple[int, int] | None = None,
         target_size: tuple[int, int] | None = None,
@@ -309,13 +249,15 @@ class TextToVideoPipeline(
         guess_mode: bool = False,
         control_guidance_start: float | list[float] = 0.0,
         control_guidance_end: float | list[float] = 1.0,
+        image_only: bool = False,
     ) -> VideoPipelineOutput | tuple:
         """
         Generate videos.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): What the videos show; otherwise `prompt_embeds`.
-            num_frames (`int`, *optional*): Frames of each video; those of `video`, else `config.num_frames`.
+            num_frames (`int`, *optional*): Frames of each video; those of `video`, else `config.num_frames`. For many
+                more than the model was trained with: `unet.set_temporal_max_distance`.
             height (`int`, *optional*): Height in pixels, a multiple of `vae_scale_factor`; that of `video`, else the
                 one the model was trained at. `video` is resized to it.
             width (`int`, *optional*): Width in pixels, likewise.
@@ -357,6 +299,10 @@ class TextToVideoPipeline(
             negative_prompt_2 (`str` or `list[str]`, *optional*, defaults to `negative_prompt`): Likewise.
             pooled_prompt_embeds (`torch.Tensor` of shape `(prompts, width)`, *optional*): With `prompt_embeds` of XL.
             negative_pooled_prompt_embeds (`torch.Tensor` of the same shape, *optional*): Likewise.
+            temporal_prompt_embeds (`torch.Tensor` of shape `(prompts, tokens, width)`, *optional*): Text of the
+                temporal layers, where they read another one; the default is `prompt` by `temporal_text_encoder`, or
+                the text of the spatial layers.
+            negative_temporal_prompt_embeds (`torch.Tensor` of the same shape, *optional*): Its negative.
             original_size (`tuple[int, int]`, *optional*, defaults to `(height, width)`): Size condition of XL.
             crops_coords_top_left (`tuple[int, int]`, *optional*, defaults to `(0, 0)`): Crop condition of XL.
             target_size (`tuple[int, int]`, *optional*, defaults to `(height, width)`): Size condition of XL.
@@ -372,6 +318,8 @@ class TextToVideoPipeline(
                 it begins at, in [0, 1).
             control_guidance_end (`float` or `list[float]`, *optional*, defaults to 1.0): Part of the run that
                 it ends at, in (0, 1].
+            image_only (`bool`, *optional*, defaults to `False`): Whether every frame is an image of its own, exactly
+                as the image model draws it: the temporal layers are left out.
 
         Returns:
             [`VideoPipelineOutput`] with `frames` and `fps`, or a tuple `(frames,)`.
@@ -399,7 +347,11 @@ class TextToVideoPipeline(
         self._cross_attention_kwargs, self._clip_skip, self._interrupt = cross_attention_kwargs, clip_skip, False
         device = self._execution_device
         timesteps = prepare_timesteps(self.scheduler, num_inference_steps, timesteps, sigmas, strength, device)
-        conditions = self._prepare_conditions(arguments, batch_size, device)
+        conditions = self.prepare_conditions(arguments, batch_size, device)
+        conditions.image_embeds = self.image_conditions(
+            arguments, device, batch_size, self.do_classifier_free_guidance
+        )
+        conditions.control = prepare_control(self.controlnet, arguments, batch_size, device)
         latents = self.prepare_latents(
             batch_size,
             num_frames,
@@ -422,10 +374,6 @@ class TextToVideoPipeline(
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        if output_type == "latent":
-            frames = latents
-        else:
-            frames = self.decode_latents(latents, decode_chunk_size)
-            frames = self.video_processor.postprocess_video(frames, output_type)
-        self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames, fps=float(fps)) if return_dict else (frames,)
+        if output_type != "latent":
+            latents = self.decode_frames(latents, decode_chunk_size)
+        return self.finish_call(latents, fps, output_type, return_dict)

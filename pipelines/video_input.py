@@ -51,6 +51,24 @@ def load_video(video: VideoInput, name: str = "video") -> Tensor:
     return images_to_videos(torch.cat(stacks), stacks[0].shape[0])
 
 
+def load_frames(frames: Frame | VideoInput) -> Tensor:
+    """
+    Bring given frames to one tensor: a video as [`load_video`] takes it, or a single image.
+
+    Args:
+        frames (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list): An image of 3 axes is a video of one frame.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: In [0, 1].
+
+    Raises:
+        TypeError: If a frame is neither an image, nor an array, nor a tensor.
+        ValueError: If the shapes do not fit together, or values lie outside their range.
+    """
+    is_image = isinstance(frames, Image.Image) or getattr(frames, "ndim", None) == 3
+    return load_video([frames] if is_image else frames, "frames")
+
+
 def resize_video(video: Tensor, height: int, width: int) -> Tensor:
     """
     Resize frames, each on its own.

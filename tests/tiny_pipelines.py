@@ -146,6 +146,18 @@ def tiny_text_to_video(
     return pipeline.to(dtype)
 
 
+def tiny_given(
+    pipeline_class: type[DiffusionPipeline], family: str = "sd15", dtype: torch.dtype = torch.float32, **options
+) -> DiffusionPipeline:
+    """A pipeline for given frames, whose temporal layers have random weights; windows of 5 frames."""
+    pipeline = pipeline_class.from_image_model(
+        tiny_image_pipeline(family), "light", temporal_options=options, num_frames=5, fps=8.0
+    )
+    shake_temporal_layers(pipeline.unet)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(dtype)
+
+
 def tiny_controlnet(unet: UNet2DConditionModel, seed: int = 3) -> ControlNetModel:
     """A ControlNet of an image U-Net whose residuals are not zero."""
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8))

@@ -1,0 +1,344 @@
+"""Frames of a video that are given: checked, encoded, held while sampling, and put back unchanged."""
+
+# Shapes: B videos, C channels, F frames, H height, W width; latents (B, c, F, h, w).
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from diffusers_video.conditioning.frames import MECHANISMS, FrameCondition
+from diffusers_video.conditioning.noise import draw_noise
+from diffusers_video.pipelines import checks
+from diffusers_video.pipelines.latents import encode_video, latents_shape
+from diffusers_video.pipelines.video_input import load_video, resize_video
+
+
+DEFAULT_RECONSTRUCTION_SCALE = 2.0
+
+
+@dataclass(frozen=True)
+class GivenFrames:
+    """
+    The given frames of one sampling run, at their places.
+
+    Args:
+        mechanism (`str`): `"context"`, `"reconstruction"` or `"replacement"`.
+        latents (`torch.Tensor` of shape `(B, c, F, h, w)`): Latents of the given frames, zeros elsewhere.
+        told (`torch.Tensor` of the same shape): What a model with context is told of them, with noise if asked for.
+        strengths (`tuple[float, ...]`): Part of the run over which each of F frames is in force; 0 if it is not given.
+        scale (`float`, *optional*, defaults to 0.0): Weight of reconstruction guidance.
+    """
+
+    mechanism: str
+    latents: Tensor
+    told: Tensor
+    strengths: tuple[float, ...]
+    scale: float = 0.0
+
+    def in_force(self, progress: float) -> Tensor | None:
+        """
+        Tell which frames are in force.
+
+        Args:
+            progress (`float`): Part of the run that is done, in [0, 1).
+
+        Returns:
+            `torch.Tensor` of shape `(F,)`: `torch.bool`; `None` if no frame is.
+        """
+        mask = [strength > progress for strength in self.strengths]
+        return torch.tensor(mask, device=self.latents.device) if any(mask) else None
+
+    def denoiser_arguments(self, contexts: Sequence[bool], in_force: Tensor) -> dict[str, Tensor]:
+        """
+        Lay the context out as the denoiser takes it.
+
+        Args:
+            contexts (`Sequence[bool]`): For each group of B rows, whether it sees the given frames.
+            in_force (`torch.Tensor` of shape `(F,)`): From [`in_force`].
+
+        Returns:
+            `dict[str, torch.Tensor]`: `context_latents` and `frame_mask`.
+        """
+        batch_size = self.told.shape[0]
+        masks = [(in_force if is_seen else torch.zeros_like(in_force)).expand(batch_size, -1) for is_seen in contexts]
+        return {"context_latents": self.told.repeat(len(contexts), 1, 1, 1, 1), "frame_mask": torch.cat(masks)}
+
+    def hold(
+        self, latents: Tensor, noise: Tensor, timestep: Tensor, scheduler: SchedulerMixin, in_force: Tensor | None
+    ) -> Tensor:
+        """
+        Replace the frames in force by the given ones with noise of the present step.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, c, F, h, w)`): Noisy latents.
+            noise (`torch.Tensor` of the same shape): Unit noise, the same in every step.
+            timestep (`torch.Tensor`): The timestep.
+            scheduler (`SchedulerMixin`): At this step.
+            in_force (`torch.Tensor` of shape `(F,)`, *optional*): From [`in_force`].
+
+        Returns:
+            `torch.Tensor` of the same shape.
+
+        Source:
+            VDM (arXiv:2204.03458), Section 3.1, the replacement method; its noise is drawn anew in every step.
+        """
+        if in_force is None:
+            return latents
+        noisy = scheduler.add_noise(self.latents, noise, timestep.reshape(1).repeat(len(latents)))
+        return torch.where(in_force[:, None, None], noisy.to(latents.dtype), latents)
+
+    def put_back(self, latents: Tensor) -> Tensor:
+        """
+        Put the frames that are in force to the end back unchanged.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, c, F, h, w)`): Denoised latents.
+
+        Returns:
+            `torch.Tensor` of the same shape.
+        """
+        whole = torch.tensor([strength >= 1 for strength in self.strengths], device=latents.device)
+        return torch.where(whole[:, None, None], self.latents, latents)
+
+
+class GivenFramesMixin:
+    """
+    Frame conditions of a call, checked and encoded.
+
+    The class that inherits it has `vae`, `unet` and `scheduler`, and `max_noise_level` in its configuration.
+    """
+
+    def load_conditions(self, conditions: Sequence[FrameCondition], num_frames: int) -> list[Tensor]:
+        """
+        Bring the frames of conditions to tensors.
+
+        Args:
+            conditions (`Sequence[FrameCondition]`): What is given.
+            num_frames (`int`): Frames of the clip.
+
+        Returns:
+            `list[torch.Tensor]`: For each condition frames `(videos, channels, num_given, height, width)` in [0, 1],
+            or its latents.
+
+        Raises:
+            TypeError: If something is no condition, or frames have no form that is known.
+            ValueError: If frames and places differ in number, or two frames have one place.
+        """
+        loaded, taken = [], set()
+        for condition in conditions:
+            if not isinstance(condition, FrameCondition):
+                raise TypeError(f"`conditions` must be a list of FrameCondition, but holds {condition!r}.")
+            frames = condition.frames if condition.is_latent else load_video(condition.frames, "frames")
+            if frames.shape[2] != len(condition.indices):
+                raise ValueError(
+                    f"`indices` must name one place for each of {frames.shape[2]} given frames, but names"
+                    f" {len(condition.indices)}: {list(condition.indices)}."
+                )
+            if max(condition.indices) >= num_frames:
+                raise ValueError(
+                    f"`indices` must lie in a clip of {num_frames} frames, so be at most {num_frames - 1}, but one is"
+                    f" {max(condition.indices)}."
+                )
+            doubled = taken & set(condition.indices)
+            if doubled:
+                raise ValueError(f"`indices` must not name a place twice, but two conditions name {sorted(doubled)}.")
+            taken |= set(condition.indices)
+            loaded.append(frames)
+        return loaded
+
+    def check_given(
+        self,
+        conditions: Sequence[FrameCondition],
+        loaded: Sequence[Tensor],
+        mechanism: str,
+        batch_size: int,
+        size: tuple[int, int],
+    ) -> None:
+        """
+        Refuse conditions that do not fit the models or the run.
+
+        Args:
+            conditions (`Sequence[FrameCondition]`): What is given.
+            loaded (`Sequence[torch.Tensor]`): From [`load_conditions`].
+            mechanism (`str`): How the frames reach the denoiser.
+            batch_size (`int`): Number of prompts.
+            size (`tuple[int, int]`): Height and width in pixels.
+
+        Raises:
+            ValueError: If frames do not fit, the model has no context, or a noise level has no effect or differs.
+        """
+        for condition, frames in zip(conditions, loaded, strict=True):
+            if condition.is_latent:
+                channels, _, *side = latents_shape(self.vae, 1, *size)
+                checks.check_tensor("frames", frames, (None, channels, None, *side))
+            elif frames.shape[1] != self.vae.config.get("in_channels", 3):
+                raise ValueError(f"`frames` must have 3 colour channels, but have {frames.shape[1]}.")
+            if frames.shape[0] not in (1, batch_size):
+                raise ValueError(
+                    f"`frames` must be of one video, or of one for each of {batch_size} prompts, but are of"
+                    f" {frames.shape[0]}."
+                )
+        levels = {condition.noise_level for condition in conditions} - {None}
+        if len(levels) > 1:
+            raise ValueError(f"`noise_level` must be one for all conditions of a clip, but is {sorted(levels)}.")
+        self.check_noise_level(max(levels, default=None), mechanism)
+
+    def check_noise_level(self, noise_level: int | None, mechanism: str) -> None:
+        """
+        Refuse a noise level that the model was not trained with.
+
+        Args:
+            noise_level (`int`, *optional*): The level.
+            mechanism (`str`): How given frames reach the denoiser.
+
+        Raises:
+            TypeError: If it is no integer.
+            ValueError: If it is out of range or has no effect.
+        """
+        if noise_level is None:
+            return
+        checks.check_integer("noise_level", noise_level, minimum=0)
+        if mechanism != "context" or "noise_level" not in self.unet.config.added_time_ids:
+            raise ValueError(
+                "`noise_level` has an effect only on a model that is told given frames and the level, but this one's"
+                f" mechanism is {mechanism!r} and its `added_time_ids` are {list(self.unet.config.added_time_ids)}."
+                " Leave it out."
+            )
+        if noise_level > self.config.max_noise_level:
+            raise ValueError(
+                f"`noise_level` must be at most {self.config.max_noise_level}, the highest this model was trained"
+                f" with, but is {noise_level}."
+            )
+
+    def choose_mechanism(self, mechanism: str | None, reconstruction_scale: float | None) -> tuple[str, float]:
+        """
+        Fill in and check how given frames reach the denoiser.
+
+        Args:
+            mechanism (`str`, *optional*): `"context"` for a model that was trained with it, `"reconstruction"`
+                (guidance, for any model) or `"replacement"`; by default the first that the model can.
+            reconstruction_scale (`float`, *optional*, defaults to 2.0): Weight of `"reconstruction"`.
+
+        Returns:
+            `tuple[str, float]`: Mechanism and weight.
+
+        Raises:
+            TypeError: If the weight is no number.
+            ValueError: If the mechanism is unknown or the model lacks it, or the weight has no effect.
+        """
+        has_context = self.unet.config.context_channels is not None
+        if mechanism is None:
+            mechanism = "context" if has_context else "reconstruction"
+        if mechanism not in MECHANISMS:
+            raise ValueError(f"`mechanism` must be one of {MECHANISMS}, but is {mechanism!r}.")
+        if mechanism == "context" and not has_context:
+            raise ValueError(
+                "`mechanism` must not be 'context' with this `unet`, which was built without `context_channels`. Take"
+                " 'reconstruction' or 'replacement', which any model can."
+            )
+        if reconstruction_scale is None:
+            return mechanism, DEFAULT_RECONSTRUCTION_SCALE if mechanism == "reconstruction" else 0.0
+        checks.check_number("reconstruction_scale", reconstruction_scale)
+        if mechanism != "reconstruction":
+            raise ValueError(f"`reconstruction_scale` has no effect on mechanism {mechanism!r}. Leave it out.")
+        return mechanism, float(reconstruction_scale)
+
+    def encode_given(
+        self,
+        conditions: Sequence[FrameCondition],
+        loaded: Sequence[Tensor],
+        shape: Sequence[int],
+        size: tuple[int, int],
+        like: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None,
+        chunk_size: int | None = None,
+    ) -> tuple[Tensor, tuple[float, ...]]:
+        """
+        Encode given frames and put them in their places.
+
+        Args:
+            conditions (`Sequence[FrameCondition]`): What is given.
+            loaded (`Sequence[torch.Tensor]`): From [`load_conditions`].
+            shape (`Sequence[int]`): Shape of the latents, `(B, c, F, h, w)`.
+            size (`tuple[int, int]`): Height and width in pixels.
+            like (`torch.Tensor`): Type and place wanted.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Source of the posterior's noise.
+            chunk_size (`int`, *optional*): Frames encoded at once.
+
+        Returns:
+            `tuple`: Latents of `shape`, zeros where nothing is given, and one strength for each frame.
+
+        Raises:
+            FloatingPointError: If the autoencoder gives a NaN or an infinity.
+        """
+        latents = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
+        strengths = [0.0] * shape[2]
+        for condition, frames in zip(conditions, loaded, strict=True):
+            frames = frames.repeat_interleave(shape[0] // frames.shape[0], dim=0)
+            if not condition.is_latent:
+                frames = encode_video(self.vae, resize_video(frames, *size) * 2 - 1, generator, chunk_size)
+                checks.check_finite(frames, "Encoding the given frames", "Load `vae` in float32 or bfloat16.")
+            latents[:, :, list(condition.indices)] = frames.to(like)
+            for index in condition.indices:
+                strengths[index] = float(condition.strength)
+        return latents, tuple(strengths)
+
+    def give_frames(
+        self,
+        latents: Tensor,
+        strengths: Sequence[float],
+        mechanism: tuple[str, float],
+        noise_level: int | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> GivenFrames | None:
+        """
+        Make latents at their places the given frames of a run.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, c, F, h, w)`): From [`encode_given`], or of an earlier run.
+            strengths (`Sequence[float]`): One for each frame.
+            mechanism (`tuple[str, float]`): From [`choose_mechanism`].
+            noise_level (`int`, *optional*): Timestep of the noise on what is told.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Source of this noise.
+
+        Returns:
+            [`GivenFrames`]: `None` if no frame is given.
+
+        Source:
+            VideoLDM (arXiv:2304.08818), Section 3.3 and appendix: conditioning augmentation.
+        """
+        if not any(strengths):
+            return None
+        told = latents
+        if noise_level:
+            source = {"generator": generator, "device": latents.device, "dtype": latents.dtype}
+            noise = draw_noise(latents.shape, **source)
+            signal = self.scheduler.alphas_cumprod[noise_level].double()
+            told = float(signal.sqrt()) * latents + float((1 - signal).sqrt()) * noise
+        return GivenFrames(mechanism[0], latents, told, tuple(strengths), mechanism[1])
+
+
+def paste_frames(videos: Tensor, conditions: Sequence[Any], loaded: Sequence[Tensor]) -> Tensor:
+    """
+    Put given frames back into decoded videos, pixel by pixel.
+
+    Args:
+        videos (`torch.Tensor` of shape `(B, C, F, H, W)`): In [0, 1].
+        conditions (`Sequence[FrameCondition]`): What was given; latents and frames not in force to the end are left
+            as they were decoded.
+        loaded (`Sequence[torch.Tensor]`): From [`GivenFramesMixin.load_conditions`].
+
+    Returns:
+        `torch.Tensor` of the same shape; float32 at least, so that frames of 8 bits come out exactly.
+    """
+    videos = videos.to(torch.promote_types(videos.dtype, torch.float32)).clone()
+    for condition, frames in zip(conditions, loaded, strict=True):
+        if condition.strength == 1 and not condition.is_latent:
+            frames = resize_video(frames, *videos.shape[-2:])
+            frames = frames.repeat_interleave(videos.shape[0] // frames.shape[0], dim=0)
+            videos[:, :, list(condition.indices)] = frames.to(videos)
+    return videos

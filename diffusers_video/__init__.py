@@ -23,13 +23,20 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin as ModelMixin
     from diffusers import SchedulerMixin as SchedulerMixin
 
+    from .conditioning.frames import FrameCondition as FrameCondition
     from .hub import VideoHubMixin as VideoHubMixin
     from .hub import push_pipeline_to_hub as push_pipeline_to_hub
     from .hub import write_model_card as write_model_card
+    from .models.autoencoder_kl_video import AutoencoderKLVideo as AutoencoderKLVideo
     from .models.unet_video_condition import UNetVideoConditionModel as UNetVideoConditionModel
     from .models.unet_video_condition import UNetVideoConditionOutput as UNetVideoConditionOutput
+    from .pipelines.frame_interpolation import FrameInterpolationPipeline as FrameInterpolationPipeline
+    from .pipelines.image_to_video import ImageToVideoPipeline as ImageToVideoPipeline
+    from .pipelines.key_frame_prediction import KeyFramePredictionPipeline as KeyFramePredictionPipeline
+    from .pipelines.long_video import LongVideoPipeline as LongVideoPipeline
     from .pipelines.pipeline_output import VideoPipelineOutput as VideoPipelineOutput
     from .pipelines.text_to_video import TextToVideoPipeline as TextToVideoPipeline
+    from .pipelines.video_super_resolution import VideoSuperResolutionPipeline as VideoSuperResolutionPipeline
     from .video_io import read_video as read_video
     from .video_io import write_video as write_video
 
@@ -39,10 +46,17 @@ __version__ = "0.1.0"
 # Public names by the module that defines them. diffusers looks for the base classes beside the classes they load.
 _PUBLIC = {
     "diffusers": _registration.BASE_CLASSES,
+    "diffusers_video.conditioning.frames": ("FrameCondition",),
     "diffusers_video.hub": ("VideoHubMixin", "push_pipeline_to_hub", "write_model_card"),
+    "diffusers_video.models.autoencoder_kl_video": ("AutoencoderKLVideo",),
     "diffusers_video.models.unet_video_condition": ("UNetVideoConditionModel", "UNetVideoConditionOutput"),
+    "diffusers_video.pipelines.frame_interpolation": ("FrameInterpolationPipeline",),
+    "diffusers_video.pipelines.image_to_video": ("ImageToVideoPipeline",),
+    "diffusers_video.pipelines.key_frame_prediction": ("KeyFramePredictionPipeline",),
+    "diffusers_video.pipelines.long_video": ("LongVideoPipeline",),
     "diffusers_video.pipelines.pipeline_output": ("VideoPipelineOutput",),
     "diffusers_video.pipelines.text_to_video": ("TextToVideoPipeline",),
+    "diffusers_video.pipelines.video_super_resolution": ("VideoSuperResolutionPipeline",),
     "diffusers_video.video_io": ("read_video", "write_video"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

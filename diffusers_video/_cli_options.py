@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -64,34 +64,17 @@ def option(*names: str, help: str, panel: str | None = None, **limits: Any) -> A
 
 
 @dataclass(kw_only=True)
-class GenerateOptions:
-    """Arguments of `generate`; `None` stands for what the pipeline does by itself."""
+class RunOptions:
+    """Arguments of every command that runs a pipeline; `None` stands for what the pipeline does by itself."""
 
-    prompt: Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
-    model: Annotated[
-        str | None,
-        option("--model", help="Video pipeline: a folder or Hub id. By default `shapes`, which is in the package."),
-    ] = None
-    image_model: Annotated[
-        str | None,
-        option("--image-model", help="Image model to make a video model of: a folder, Hub id or single file."),
-    ] = None
-    preset: Annotated[
-        Preset | None, option("--preset", help="Temporal layers for --image-model; by default videoldm.")
-    ] = None
+    model: Annotated[str, option("--model", help="Video pipeline: a folder or Hub id.")]
     output: Annotated[
         Path, typer.Option("--output", "-o", help="What to write: .mp4, .webm, .gif, or no suffix for a PNG folder.")
     ] = Path("out.mp4")
     overwrite: Annotated[bool, option("--overwrite", help="Replace what stands at --output.")] = False
-    num_frames: Annotated[int | None, option("--num-frames", min=1, help="Frames of the video.")] = None
     fps: Annotated[
         str | None, option("--fps", help="Frames per second, such as 8, 12.5 or 30000/1001.", metavar="RATE")
     ] = None
-    height: Annotated[int | None, option("--height", min=1, help="Height in pixels.")] = None
-    width: Annotated[int | None, option("--width", min=1, help="Width in pixels.")] = None
-    num_videos: Annotated[
-        int, option("--num-videos", min=1, help="Videos to make, one after the other: out-1.mp4, out-2.mp4, ...")
-    ] = 1
     crf: Annotated[
         float | None, option("--crf", min=0, help="Quality, 0 is best; by default 18 for .mp4 and 24 for .webm.")
     ] = None
@@ -101,18 +84,13 @@ class GenerateOptions:
             "--steps",
             "--num-inference-steps",
             min=1,
-            help=f"Denoising steps; by default 50, of `shapes` {SHAPES_STEPS}.",
+            help=f"Denoising steps; by default {DEFAULT_STEPS}.",
             panel=SAMPLING,
         ),
     ] = None
     guidance_scale: Annotated[
         float | None,
-        option(
-            "--guidance-scale",
-            min=0,
-            help=f"How closely the prompt is followed; by default 7.5, of `shapes` {SHAPES_GUIDANCE:g}.",
-            panel=SAMPLING,
-        ),
+        option("--guidance-scale", min=0, help="How closely the prompt is followed; by default 7.5.", panel=SAMPLING),
     ] = None
     guidance_rescale: Annotated[
         float | None,
@@ -126,19 +104,13 @@ class GenerateOptions:
             min=0,
             max=LARGEST_SEED,
             metavar="INTEGER",
-            help="Same seed, same video; each further video takes the next number. By default random.",
+            help="Same seed, same video. By default random.",
             panel=SAMPLING,
         ),
     ] = None
     scheduler: Annotated[
         Scheduler | None,
         option("--scheduler", help=f"Scheduler to use: {', '.join(SCHEDULERS)}.", panel=SAMPLING, metavar="NAME"),
-    ] = None
-    video: Annotated[
-        Path | None, option("--video", help="Video to change; of a long one --num-frames are read.", panel=START)
-    ] = None
-    strength: Annotated[
-        float | None, option("--strength", help="How much it changes, above 0 to 1; by default 0.8.", panel=START)
     ] = None
     device: Annotated[
         str | None, option("--device", help="cpu, cuda, cuda:1, ...; by default the accelerator, if any.", panel=RUN)
@@ -160,35 +132,149 @@ class GenerateOptions:
         str | None, option("--variant", help="Variant of the weight files, such as fp16.", panel=LOADING)
     ] = None
     token: Annotated[str | None, option("--token", help="Hub token, if not the stored one.", panel=LOADING)] = None
-    config: Annotated[
-        str | None, option("--config", help="Folder or Hub id of a single file's configuration.", panel=LOADING)
-    ] = None
+
+    pipeline_arguments_names: ClassVar[tuple[str, ...]] = (
+        *("num_inference_steps", "guidance_scale", "guidance_rescale", "negative_prompt", "decode_chunk_size"),
+    )
+    load_arguments_names: ClassVar[tuple[str, ...]] = ("revision", "variant", "token")
 
     def __post_init__(self) -> None:
-        if self.model is not None and self.image_model is not None:
-            raise ValueError("Only one of `--model` and `--image-model` may be given, but both are. Leave one out.")
-        self._require("--image-model", self.image_model, ("preset", "config"))
-        self._require("--model or --image-model", self.model or self.image_model, ("revision", "variant", "token"))
-        self._require("--video", self.video, ("strength",))
-        if self.strength is not None and not 0 < self.strength <= 1:
-            raise ValueError(f"`--strength` must be above 0 and at most 1, but is {self.strength}.")
-        if self.strength is not None and int(self.strength * (self.num_inference_steps or self._default_steps)) < 1:
-            raise ValueError(f"`--strength` {self.strength} leaves no step to run. Raise it, or raise --steps.")
         for name in ("guidance_scale", "guidance_rescale", "crf"):
             if not math.isfinite(getattr(self, name) or 0):
-                raise ValueError(f"`{_flag(name)}` must be a finite number, but is {getattr(self, name)}.")
+                raise ValueError(f"`{flag_of(name)}` must be a finite number, but is {getattr(self, name)}.")
         if self.guidance_scale is not None and self.guidance_scale <= LARGEST_PLAIN_GUIDANCE:
             for name in ("negative_prompt", "guidance_rescale"):
                 if getattr(self, name):
                     raise ValueError(
-                        f"`{_flag(name)}` has no effect without guidance. Set `--guidance-scale` above 1, not to"
+                        f"`{flag_of(name)}` has no effect without guidance. Set `--guidance-scale` above 1, not to"
                         f" {self.guidance_scale:g}."
                     )
 
-    def _require(self, needed: str, value: Any, names: tuple[str, ...]) -> None:
+    def require(self, needed: str, value: Any, names: tuple[str, ...]) -> None:
+        """
+        Refuse options that have no effect without another one.
+
+        Args:
+            needed (`str`): What to call the other one.
+            value (`Any`): Its value; `None` if it was not given.
+            names (`tuple[str, ...]`): Fields that need it.
+
+        Raises:
+            ValueError: If one was given without it.
+        """
         for name in names:
             if value is None and getattr(self, name) is not None:
-                raise ValueError(f"`{_flag(name)}` has no effect without {needed}. Add that, or leave it out.")
+                raise ValueError(f"`{flag_of(name)}` has no effect without {needed}. Add that, or leave it out.")
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """
+        Collect what a call of the pipeline takes over unchanged.
+
+        Returns:
+            `dict[str, Any]`: The arguments that were given.
+        """
+        return self._given(self.pipeline_arguments_names)
+
+    def load_arguments(self) -> dict[str, Any]:
+        """
+        Collect what the loaders take.
+
+        Returns:
+            `dict[str, Any]`: The arguments that were given.
+        """
+        return self._given(self.load_arguments_names)
+
+    def _given(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(kw_only=True)
+class SamplingOptions(RunOptions):
+    """Arguments of every command that samples videos of a size that can be chosen."""
+
+    height: Annotated[int | None, option("--height", min=1, help="Height in pixels.")] = None
+    width: Annotated[int | None, option("--width", min=1, help="Width in pixels.")] = None
+
+    pipeline_arguments_names: ClassVar[tuple[str, ...]] = (*RunOptions.pipeline_arguments_names, "height", "width")
+
+
+@dataclass(kw_only=True)
+class GenerateOptions(SamplingOptions):
+    """Arguments of `generate`."""
+
+    prompt: Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
+    model: Annotated[
+        str | None,
+        option("--model", help="Video pipeline: a folder or Hub id. By default `shapes`, which is in the package."),
+    ] = None
+    image_model: Annotated[
+        str | None,
+        option("--image-model", help="Image model to make a video model of: a folder, Hub id or single file."),
+    ] = None
+    preset: Annotated[
+        Preset | None, option("--preset", help="Temporal layers for --image-model; by default videoldm.")
+    ] = None
+    num_frames: Annotated[int | None, option("--num-frames", min=1, help="Frames of the video.")] = None
+    num_videos: Annotated[
+        int, option("--num-videos", min=1, help="Videos to make, one after the other: out-1.mp4, out-2.mp4, ...")
+    ] = 1
+    num_inference_steps: Annotated[
+        int | None,
+        option(
+            "--steps",
+            "--num-inference-steps",
+            min=1,
+            help=f"Denoising steps; by default {DEFAULT_STEPS}, of `shapes` {SHAPES_STEPS}.",
+            panel=SAMPLING,
+        ),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        option(
+            "--guidance-scale",
+            min=0,
+            help=f"How closely the prompt is followed; by default 7.5, of `shapes` {SHAPES_GUIDANCE:g}.",
+            panel=SAMPLING,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        option(
+            "--seed",
+            min=0,
+            max=LARGEST_SEED,
+            metavar="INTEGER",
+            help="Same seed, same video; each further video takes the next number. By default random.",
+            panel=SAMPLING,
+        ),
+    ] = None
+    video: Annotated[
+        Path | None, option("--video", help="Video to change; of a long one --num-frames are read.", panel=START)
+    ] = None
+    strength: Annotated[
+        float | None, option("--strength", help="How much it changes, above 0 to 1; by default 0.8.", panel=START)
+    ] = None
+    config: Annotated[
+        str | None, option("--config", help="Folder or Hub id of a single file's configuration.", panel=LOADING)
+    ] = None
+
+    pipeline_arguments_names: ClassVar[tuple[str, ...]] = (
+        *SamplingOptions.pipeline_arguments_names,
+        *("num_frames", "strength"),
+    )
+    load_arguments_names: ClassVar[tuple[str, ...]] = (*SamplingOptions.load_arguments_names, "config")
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.image_model is not None:
+            raise ValueError("Only one of `--model` and `--image-model` may be given, but both are. Leave one out.")
+        self.require("--image-model", self.image_model, ("preset", "config"))
+        self.require("--model or --image-model", self.model or self.image_model, ("revision", "variant", "token"))
+        self.require("--video", self.video, ("strength",))
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ValueError(f"`--strength` must be above 0 and at most 1, but is {self.strength}.")
+        if self.strength is not None and int(self.strength * (self.num_inference_steps or self._default_steps)) < 1:
+            raise ValueError(f"`--strength` {self.strength} leaves no step to run. Raise it, or raise --steps.")
+        super().__post_init__()
 
     @property
     def _is_embedded(self) -> bool:
@@ -217,20 +303,8 @@ class GenerateOptions:
         Returns:
             `dict[str, Any]`: The arguments that were given, and what the model in the package samples best with.
         """
-        names = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "guidance_rescale")
-        names += ("negative_prompt", "strength", "decode_chunk_size")
         own = {"num_inference_steps": SHAPES_STEPS, "guidance_scale": SHAPES_GUIDANCE} if self._is_embedded else {}
-        return own | {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def load_arguments(self) -> dict[str, Any]:
-        """
-        Collect what the loaders take.
-
-        Returns:
-            `dict[str, Any]`: The arguments that were given.
-        """
-        names = ("revision", "variant", "token", "config")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return own | super().pipeline_arguments()
 
 
 @dataclass(kw_only=True)
@@ -285,5 +359,14 @@ class PushOptions:
     ] = False
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """
+    Write a field as its option.
+
+    Args:
+        name (`str`): Such as `"num_frames"`.
+
+    Returns:
+        `str`: Such as `"--num-frames"`.
+    """
     return "--" + name.replace("_", "-")

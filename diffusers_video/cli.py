@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +16,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusers_video import __version__
-from diffusers_video._cli_command import EITHER_DASH, BucketsCommand, PassingCommand, choose_device, command, note
+from diffusers_video._cli_command import EITHER_DASH, BucketsCommand, PassingCommand, command, note
+from diffusers_video._cli_convert import ConvertOptions, convert
 from diffusers_video._cli_data import PackOptions, PlanOptions, pack, plan
 from diffusers_video._cli_evaluate import EvaluateOptions, evaluate
-from diffusers_video._cli_options import SCHEDULERS, GenerateOptions, InfoOptions, PushOptions
+from diffusers_video._cli_frames import InterpolateOptions, PredictOptions, interpolate, predict
+from diffusers_video._cli_long import LongOptions, long
+from diffusers_video._cli_options import GenerateOptions, InfoOptions, PushOptions
+from diffusers_video._cli_pipeline import (
+    UNKNOWN_BLOCK_COUNT,
+    check_name,
+    check_scheduler_name,
+    check_sizes,
+    choose_dtype,
+    choose_run_device,
+    choose_seed,
+    place_pipeline,
+    read_index,
+    read_pixels_per_latent,
+)
 from diffusers_video._cli_train import TrainOptions, train
+from diffusers_video._cli_upscale import UpscaleOptions, upscale
 from diffusers_video.embedded import SHAPES_MODEL
 
 
@@ -36,8 +51,6 @@ if TYPE_CHECKING:
     from diffusers_video.video_io import VideoInfo
 
 
-RANDOM_SEEDS = 2**32
-UNKNOWN_BLOCK_COUNT = 4  # of every autoencoder of Stable Diffusion: 8 pixels to a latent
 BYTES_PER_PARAMETER = {"float32": 4, "float16 or bfloat16": 2}
 NEW_LAYERS_NOTICE = (
     "Note: the temporal layers put into --image-model are new and untrained. Every frame is an image of its own until"
@@ -79,7 +92,7 @@ def generate(options: GenerateOptions) -> None:
     """Generate a video from a prompt and write it to a file that plays."""
     _check_outputs(options, fps=options.fps or 1)
     source = _measure_video(options)
-    device = _choose_device(options)
+    device = choose_run_device(options)
     _check_model(options, source)
 
     pipeline = _load_pipeline(options, device)
@@ -88,7 +101,7 @@ def generate(options: GenerateOptions) -> None:
     arguments = options.pipeline_arguments()
     if source:
         arguments["video"] = _read_frames(source, options.num_frames)
-    first_seed = secrets.randbelow(RANDOM_SEEDS) if options.seed is None else options.seed
+    first_seed = choose_seed(options)
     for number, path in enumerate(options.outputs()):
         pipeline.set_progress_bar_config(desc=f"Video {number + 1} of {options.num_videos}")
         _write_one(pipeline, options.prompt, path, fps, first_seed + number, arguments, options)
@@ -146,96 +159,48 @@ def _read_frames(source: VideoInfo, num_frames: int | None) -> torch.Tensor:
     return torch.stack([frame for _, frame in islice(iter_frames(source), num_frames)])
 
 
-def _choose_device(options: GenerateOptions) -> torch.device:
-    device = choose_device(options.device)
-    if device.type == "cpu" and options.offload != "none":
-        raise ValueError(
-            f"`--offload` {options.offload} has no effect on the CPU. Leave it out, or name an accelerator."
-        )
-    return device
-
-
 def _check_model(options: GenerateOptions, source: VideoInfo | None) -> None:
     """Look at the configuration of a model, and at what depends on it, before weights are fetched and loaded."""
-    import diffusers
-
-    from diffusers_video.pipelines.checks import check_integer
     from diffusers_video.pipelines.image_models import is_single_file
 
-    if options.scheduler is not None:
-        getattr(diffusers, SCHEDULERS[options.scheduler])()  # raises where a package that it needs is missing
+    check_scheduler_name(options)
     flag, name = ("--model", options.model or str(SHAPES_MODEL))
     if options.image_model is not None:
         flag, name = ("--image-model", options.image_model)
-    block_count = UNKNOWN_BLOCK_COUNT
-    _check_name(flag, name)
+    check_name(flag, name)
     if options.config is not None and not is_single_file(name):
         raise ValueError(f"`--config` has no effect on {name!r}, which is not a single file. Leave it out.")
     if options.variant is not None and is_single_file(name):
         raise ValueError(f"`--variant` has no effect on {name!r}, which is a single file. Leave it out.")
+    pixels_per_latent = 2 ** (UNKNOWN_BLOCK_COUNT - 1)
     if not is_single_file(name):
-        block_count = _check_configuration(flag, name, options)
+        _check_kind(flag, name, read_index(flag, name, options.load_arguments()))
+        pixels_per_latent = read_pixels_per_latent(name, options.load_arguments())
     elif flag == "--model":
         raise ValueError(f"`--model` must be a folder or Hub id, but is the file {name!r}. Is it an --image-model?")
-    for size_flag, value in (("--height", options.height), ("--width", options.width)):
-        if value is None and source is not None:
-            size_flag, value = f"{size_flag} of --video", getattr(source, size_flag.removeprefix("--"))
-        if value is not None:
-            check_integer(size_flag, value, multiple_of=2 ** (block_count - 1))
+    given = None if source is None else (source.height, source.width)
+    check_sizes(options, pixels_per_latent, given, "--video")
 
 
-def _check_name(flag: str, name: str) -> None:
-    from diffusers_video.pipelines.image_models import is_single_file
-
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or is_single_file(name)
-    if is_path and "://" not in name and not os.path.exists(name):
-        raise FileNotFoundError(f"`{flag}` must be a folder, a file or a Hub id, but {name!r} does not exist.")
-
-
-def _check_configuration(flag: str, name: str, options: GenerateOptions) -> int:
-    from diffusers import AutoencoderKL, DiffusionPipeline
-
-    where = {key: value for key, value in options.load_arguments().items() if key in ("revision", "token")}
-    if where and os.path.exists(name):
-        raise ValueError(f"`--{next(iter(where))}` has no effect on {name!r}, which is on this machine. Leave it out.")
-    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "model_index.json")):
-        raise FileNotFoundError(f"`{flag}` must be a saved pipeline, but the folder {name!r} has no model_index.json.")
-    index = DiffusionPipeline.load_config(name, **where)
+def _check_kind(flag: str, name: str, index: dict[str, Any]) -> None:
     unet_class = (index.get("unet") or [None, None])[1]
     if flag == "--model" and unet_class == "UNet2DConditionModel":
         raise ValueError(f"`--model` must be a video model, but {name!r} is an image model. Pass it as --image-model.")
     if flag == "--image-model" and unet_class == "UNetVideoConditionModel":
         raise ValueError(f"`--image-model` must be an image model, but {name!r} is a video model. Pass it as --model.")
-    vae = AutoencoderKL.load_config(name, subfolder="vae", **where)
-    return len(vae.get("block_out_channels", range(UNKNOWN_BLOCK_COUNT)))
 
 
 def _load_pipeline(options: GenerateOptions, device: torch.device) -> TextToVideoPipeline:
-    import diffusers
-    import torch
-
     from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 
-    dtype = getattr(torch, options.dtype or ("float16" if device.type == "cuda" else "float32"))
-    load = options.load_arguments()
+    dtype, load = choose_dtype(options, device), options.load_arguments()
     if options.image_model is not None:
         note(NEW_LAYERS_NOTICE)
         preset = options.preset or "videoldm"
         pipeline = TextToVideoPipeline.from_image_model(options.image_model, preset, dtype=dtype, **load)
     else:
         pipeline = TextToVideoPipeline.from_pretrained(options.model or SHAPES_MODEL, dtype=dtype, **load)
-    if options.scheduler is not None:
-        scheduler_class = getattr(diffusers, SCHEDULERS[options.scheduler])
-        pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config)
-    if options.offload == "none":
-        return pipeline.to(device)
-    if options.offload == "group":
-        pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
-    elif options.offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=device)
-    else:
-        pipeline.enable_model_cpu_offload(device=device)
-    return pipeline
+    return place_pipeline(pipeline, options, device)
 
 
 @command(app, InfoOptions)
@@ -345,10 +310,15 @@ def push(options: PushOptions) -> None:
     typer.echo(f"Pushed {options.folder}: {address}")
 
 
+command(app, PredictOptions)(predict)
+command(app, InterpolateOptions)(interpolate)
+command(app, UpscaleOptions)(upscale)
+command(app, LongOptions)(long)
 command(app, TrainOptions, cls=PassingCommand, context_settings=EITHER_DASH)(train)
 command(data_app, PlanOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(plan)
 command(data_app, PackOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(pack)
 command(app, EvaluateOptions)(evaluate)
+command(app, ConvertOptions)(convert)
 app.add_typer(data_app)
 
 

@@ -67,7 +67,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_and_version_load_neither_torch_nor_diffusers() -> None:
     code = (
         "import sys\nfrom diffusers_video import cli\n"
-        "for arguments in ('--help', 'generate --help', 'info --help', 'train --help', 'data plan --help',\n"
+        "for arguments in ('--help', 'generate --help', 'predict --help', 'interpolate --help', 'info --help',\n"
+        "                  'train --help', 'data plan --help',\n"
         "                  'data pack --help', '--version'):\n"
         "    try: cli.app(arguments.split())\n"
         "    except SystemExit as stop: assert not stop.code\n"

@@ -26,12 +26,14 @@ class Judged(NamedTuple):
         to_fool (`torch.Tensor`, *optional*): Judgement of them, with gradients for the autoencoder alone.
         of_made (`torch.Tensor`, *optional*): The same numbers, with gradients for the discriminator alone.
         of_real (`torch.Tensor`, *optional*): Judgement of the originals, likewise.
+        idle (`torch.Tensor`, *optional*): Scalar 0 that depends on the discriminator, which judged nothing.
     """
 
     reconstructions: Tensor
     to_fool: Tensor | None = None
     of_made: Tensor | None = None
     of_real: Tensor | None = None
+    idle: Tensor | None = None
 
 
 class AdversarialAutoencoder(ChannelsLastMixin, nn.Module):
@@ -47,7 +49,7 @@ class AdversarialAutoencoder(ChannelsLastMixin, nn.Module):
         super().__init__()
         self.vae, self.discriminator = vae, discriminator
 
-    def forward(self, videos: Tensor, generator: torch.Generator | None = None) -> Judged:
+    def forward(self, videos: Tensor, generator: torch.Generator | None = None, is_judged: bool = True) -> Judged:
         """
         Reconstruct videos and judge them.
 
@@ -55,6 +57,8 @@ class AdversarialAutoencoder(ChannelsLastMixin, nn.Module):
             videos (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Values in [-1, 1].
             generator (`torch.Generator`, *optional*): Draws the latents; without one their mode is decoded and
                 nothing is judged, as held-out clips are measured.
+            is_judged (`bool`, *optional*, defaults to `True`): Whether the discriminator works already. Distributed
+                training asks for gradients of all parameters in every update; while it does not, they are 0.
 
         Returns:
             [`Judged`]
@@ -65,6 +69,8 @@ class AdversarialAutoencoder(ChannelsLastMixin, nn.Module):
         reconstructions = self.vae.decode(latents).sample
         if self.discriminator is None or generator is None:
             return Judged(reconstructions)
+        if not is_judged:
+            return Judged(reconstructions, idle=0 * sum(weight.sum() for weight in self.discriminator.parameters()))
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         to_fool = functional_call(self.discriminator, frozen, (reconstructions,))
         of_made, of_real = self.discriminator(torch.cat([reconstructions.detach(), videos])).chunk(2)

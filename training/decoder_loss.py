@@ -53,18 +53,17 @@ class DecoderLoss:
             `discriminator_loss` for that.
         """
         videos = batch["pixel_values"].to(self.device)
-        judged = model(videos, generator)
+        judged = model(videos, generator, batch["step"] >= self.config.disc_start)
         loss = self.of_reconstruction(judged.reconstructions, videos)
+        if judged.idle is not None:
+            return {"loss": loss, "discriminator_loss": judged.idle}
         if judged.to_fool is None:
             return {"loss": loss}
-        weight = self.config.disc_weight * (batch["step"] >= self.config.disc_start)
-        adversarial = -judged.to_fool.float().mean()
-        if weight and not self.config.fixed_disc_weight:
+        adversarial, weight = -judged.to_fool.float().mean(), self.config.disc_weight
+        if not self.config.fixed_disc_weight:
             weight = weight * adaptive_weight(loss, adversarial, last_layer(self.vae))
         judgement = hinge_loss(judged.of_made, judged.of_real)
-        # Losses times 0 keep every parameter in the graph, which distributed training asks for.
-        is_on = float(batch["step"] >= self.config.disc_start)
-        return {"loss": loss + weight * adversarial, "discriminator_loss": is_on * judgement}
+        return {"loss": loss + weight * adversarial, "discriminator_loss": judgement}
 
     def of_reconstruction(self, reconstructions: Tensor, videos: Tensor) -> Tensor:
         """

@@ -54,12 +54,18 @@ def main(config: VideoDecoderConfig) -> None:
     select_trained(vae, config, describe_clips(dataset)[0])
     loader = build_clip_loader(dataset, config, num_processes, accelerator.process_index)
     what = {"temporal": "temporal layers of a decoder", "decoder": "a decoder"}[config.train]
+    max_train_steps = count_updates(config, loader)
     for line in [
-        *describe_run(config, what, count_updates(config, loader), num_processes, dataset),
+        *describe_run(config, what, max_train_steps, num_processes, dataset),
         "vae: {:,} parameters train, {:,} are frozen".format(*count_parameters(vae)),
         "discriminator: {:,} parameters train, {:,} are frozen".format(*count_parameters(model.discriminator)),
     ]:
         logger.info(line)
+    if model.discriminator is not None and max_train_steps <= config.disc_start:
+        logger.warning(
+            f"The run ends after {max_train_steps} updates, before the adversarial losses set in (`disc_start`="
+            f"{config.disc_start}): nothing is trained against the discriminator."
+        )
     loss_fn = DecoderLoss(config, accelerator.device, vae, distance)
     clips = [] if heldout is None else spread(heldout, config.num_heldout_clips)
     finish_setup(accelerator, config)

@@ -41,7 +41,9 @@ class VideoDecoderConfig(TrainingConfig):
     )
     perceptual_weight: float = option(1.0, "Weight of the perceptual loss, if a network is named.")
     disc_weight: float = option(0.5, "Weight of the adversarial loss; 0 trains without a discriminator.")
-    disc_start: int = option(0, "Updates before the adversarial losses set in.")
+    disc_start: int = option(
+        50_001, "Updates before the adversarial losses set in; those of Latent Diffusion Models by default."
+    )
     disc_learning_rate: float | None = option(
         None, "Highest learning rate of the discriminator, never scaled; that of the decoder by default."
     )

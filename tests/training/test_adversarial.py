@@ -43,7 +43,16 @@ def test_both_judgements_of_reconstructions_agree_and_held_out_clips_get_none() 
         torch.testing.assert_close(judged.of_real, model.discriminator(videos))
         silent = model(videos)
         want = model.vae.decode(model.vae.encode(videos).latent_dist.mode()).sample
-    assert torch.equal(silent.reconstructions, want) and silent[1:] == (None, None, None)
+    assert torch.equal(silent.reconstructions, want) and silent[1:] == (None,) * 4
+
+
+def test_before_it_starts_the_discriminator_is_not_run_but_stays_in_the_graph() -> None:
+    model, videos, calls = adversarial_model(), torch.rand(2, 3, 3, 16, 16), []
+    model.discriminator.register_forward_hook(lambda *_: calls.append(1))
+    judged = model(videos, torch.Generator().manual_seed(0), is_judged=False)
+    assert judged[1:4] == (None,) * 3 and judged.idle.item() == 0 and not calls
+    judged.idle.backward()
+    assert all(not weight.grad.any() for weight in model.discriminator.parameters())
 
 
 def test_hinge_loss_by_hand() -> None:

@@ -23,6 +23,7 @@ from ..tiny_pipelines import tiny_text_to_video
 from .tiny_runs import ModelFolder, assert_equal_tensors, losses, read_log
 
 
+DISC_DEFAULTS = {"disc_start": 50_001, "disc_base_channels": 64, "disc_num_layers": 3}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -63,6 +64,7 @@ def settings(model: str, output_dir: Path, **changes: object) -> dict[str, objec
         "max_train_steps": 2,
         "checkpointing_steps": 0,
         "learning_rate": 3e-3,
+        "disc_start": 0,
         "disc_base_channels": 8,
         "disc_num_layers": 2,
         **changes,
@@ -144,7 +146,7 @@ def test_resumed_run_equals_an_uninterrupted_one(vae_folder: str, tmp_path: Path
 def test_before_its_start_the_discriminator_neither_learns_nor_teaches(vae_folder: str, tmp_path: Path) -> None:
     options = {"max_train_steps": 2, "max_grad_norm": 0.0}
     late = train(vae_folder, tmp_path / "late", **options, disc_start=2)
-    none = train(vae_folder, tmp_path / "none", **options, disc_weight=0.0, disc_base_channels=64, disc_num_layers=3)
+    none = train(vae_folder, tmp_path / "none", **options, disc_weight=0.0, **DISC_DEFAULTS)
     soon = train(vae_folder, tmp_path / "soon", **options, disc_start=1)
     assert [line["discriminator_loss"] for line in read_log(late) if "discriminator_loss" in line] == [0, 0]
     assert losses(late)[0] == losses(soon)[0] and losses(late)[1] != losses(soon)[1]
@@ -152,7 +154,19 @@ def test_before_its_start_the_discriminator_neither_learns_nor_teaches(vae_folde
     weights = load_file(late / "checkpoint-2/trained_weights.safetensors")
     started = load_file(soon / "checkpoint-2/trained_weights.safetensors")
     names = [name for name in weights if name.startswith("discriminator.") and name.endswith("weight")]
+    state = torch.load(late / "checkpoint-2/optimizer.bin")
+    discriminator = state["param_groups"][1]["params"]
+    assert not any(state["state"][index]["exp_avg"].any() for index in discriminator)
     assert names and not any(torch.equal(weights[name], started[name]) for name in names)
+
+
+def test_a_run_that_ends_before_the_discriminator_starts_says_so(
+    vae_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, (start, is_said) in enumerate(((1, False), (2, True))):
+        caplog.clear()
+        train(vae_folder, tmp_path / str(number), disc_start=start)
+        assert ("ends after 2 updates, before the adversarial losses set in" in caplog.text) == is_said
 
 
 def test_gradients_of_the_discriminator_are_clipped_too(vae_folder: str, tmp_path: Path) -> None:
@@ -215,7 +229,7 @@ def test_stable_video_diffusion_goes_on(tmp_path: Path) -> None:
         ({"num_frames": None, "resolution": None, "buckets": ["16x16@1"]}, "at least 2 `num_frames`"),
         ({"disc_base_channels": 12}, "`disc_base_channels` must be a multiple of 8"),
         ({"disc_weight": -1.0}, "`disc_weight` must be at least 0"),
-        ({"disc_weight": 0.0}, "`disc_base_channels` has no effect with `disc_weight=0`"),
+        ({"disc_weight": 0.0, "disc_start": 50_001}, "`disc_base_channels` has no effect with `disc_weight=0`"),
         ({"perceptual_weight": 0.5}, "`perceptual_weight` has an effect only with `perceptual_model`"),
         ({"disc_num_layers": 5}, "5 layers need 32 pixels, but the clips have 16"),
         ({"decode_chunk_overlap": 3}, "`decode_chunk_overlap` must be below the 3 frames of clips, but is 3"),

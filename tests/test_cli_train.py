@@ -163,7 +163,12 @@ time.sleep(0.5)
 pathlib.Path(sys.argv[1], "saved").touch()
 raise SystemExit(int(sys.argv[2]))
 """
-RUN = "import sys; from diffusers_video._cli_train import run_launcher; sys.exit(run_launcher(sys.argv[1:], {}))"
+RUN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests behind itself ignores it
+from diffusers_video._cli_train import run_launcher
+sys.exit(run_launcher(sys.argv[1:], {}))
+"""
 
 
 def wait_for(is_reached: Callable[[], bool], process: subprocess.Popen) -> None:

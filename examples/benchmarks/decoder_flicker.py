@@ -228,8 +228,8 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds, from 0.")] = 2,
     resolution: Annotated[int, typer.Option(min=64, help="Side of a frame; strips are a quarter as high.")] = 128,
     num_frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 8,
-    image_steps: Annotated[int, typer.Option(min=1, help="Updates of the image autoencoder.")] = 1500,
-    further_steps: Annotated[int, typer.Option(min=1, help="Updates of each run that goes on from it.")] = 600,
+    image_steps: Annotated[int, typer.Option(min=1, help="Updates of the image autoencoder.")] = 1000,
+    further_steps: Annotated[int, typer.Option(min=1, help="Updates of each run that goes on from it.")] = 400,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
     """Measure what temporal layers in a decoder do to flicker."""

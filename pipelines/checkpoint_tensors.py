@@ -2,16 +2,16 @@
 
 import json
 import math
-import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
+
+from diffusers_video.layers.weights import unpickle_tensors, whole_safetensors
 
 
 SAFETENSORS_TYPES = {
@@ -200,7 +200,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ValueError: If it is truncated, damaged or no weight file.
     """
     _check_weight_file(path)
-    return _load_safetensors(path) if path.suffix == ".safetensors" else _unpickle(path, "cpu")
+    return _load_safetensors(path) if path.suffix == ".safetensors" else unpickle_tensors(path, "cpu")
 
 
 def _preference(path: Path) -> tuple[bool, int, str]:
@@ -216,18 +216,8 @@ def _check_weight_file(path: Path) -> None:
         raise ValueError(f"`path` must end in one of {WEIGHT_SUFFIXES}, but is '{path}'.")
 
 
-@contextmanager
-def _whole_safetensors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except SafetensorError as error:
-        raise ValueError(
-            f"'{path}' must be a whole safetensors file, but cannot be read ({error}). Save or download it again."
-        ) from error
-
-
 def _read_safetensors(path: Path) -> TensorTable:
-    with _whole_safetensors(path), safe_open(path, framework="pt") as file:
+    with whole_safetensors(path), safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}
         entries = {
             name: TensorEntry(tuple(part.get_shape()), SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype()))
@@ -237,28 +227,13 @@ def _read_safetensors(path: Path) -> TensorTable:
 
 
 def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    with _whole_safetensors(path):
+    with whole_safetensors(path):
         return load_file(path)
-
-
-def _unpickle(path: Path, device: str) -> dict[str, torch.Tensor]:
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"'{path}' must be a PyTorch file that holds tensors only, but cannot be read ({reason}). Convert it to"
-            " safetensors."
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    items = content.items() if isinstance(content, dict) else ()
-    return {name: tensor for name, tensor in items if isinstance(tensor, torch.Tensor)}
 
 
 def _read_pickle(path: Path) -> TensorTable:
     entries = {
         name: TensorEntry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        for name, tensor in _unpickle(path, "meta").items()
+        for name, tensor in unpickle_tensors(path, "meta").items()
     }
     return TensorTable(entries, {}, (path,))

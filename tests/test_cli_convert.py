@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from diffusers_video import ImageToVideoPipeline, cli
+from diffusers_video import ImageToVideoPipeline, UNetTriplaneModel, cli
 
+from .conversion.pvdm_names import original_autoencoder, original_unet
 from .conversion.svd_names import original_svd
 from .test_cli import error_of
 from .tiny_pipelines import tiny_image_pipeline
 from .tiny_svd import some_image, tiny_svd
+from .tiny_triplane import LATENT_SIZE, tiny_autoencoder_triplane, tiny_unet_triplane
 
 
 def run(*arguments: Any) -> Result:
@@ -79,3 +81,41 @@ def test_what_cannot_be_converted_is_one_line_and_status_2(svd: Path, tmp_path: 
         assert message in error_of(run("convert", *arguments))
     assert not (tmp_path / "out").exists()
     assert run("convert", svd / "folder", tmp_path / "out", "--dtype", "int8").exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def pvdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both models of PVDM: `model.pth` and `ema_model.pth`."""
+    path = tmp_path_factory.mktemp("pvdm")
+    torch.save(original_autoencoder(tiny_autoencoder_triplane(plane_attention_head_dim=2)), path / "model.pth")
+    unet = tiny_unet_triplane(block_out_channels=(32, 32), norm_num_groups=32)
+    torch.save(original_unet(unet, sum(LATENT_SIZE.lengths)), path / "ema_model.pth")
+    return path
+
+
+def test_checkpoints_of_pvdm_become_folders_of_models(pvdm: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = run("convert", pvdm, output, "--num-attention-heads", 2, "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert f"Wrote {output}: load it with AutoencoderTriplane.from_pretrained(..., subfolder=" in result.stdout
+    assert "2/2" in result.stderr and {path.name for path in output.iterdir()} == {"vae", "unet", "scheduler"}
+    unet = UNetTriplaneModel.from_pretrained(output, subfolder="unet", dtype=torch.bfloat16)
+    assert unet.config.num_attention_heads == 2 and unet.latent_size == LATENT_SIZE
+    assert run("convert", pvdm / "model.pth", tmp_path / "vae").exit_code == 0
+    assert [path.name for path in (tmp_path / "vae").iterdir()] == ["vae"]
+
+
+def test_options_of_other_checkpoints_are_refused(svd: Path, pvdm: Path, tmp_path: Path) -> None:
+    calls = {
+        "`--variant` has no effect on checkpoints of PVDM": (pvdm, "--variant", "fp16"),
+        "`--num-frames` has no effect on checkpoints of PVDM": (pvdm, "--num-frames", 3),
+        "`--num-attention-heads` has an effect on checkpoints of PVDM only": (
+            svd / "file.safetensors",
+            "--num-attention-heads",
+            2,
+        ),
+        "multiples of `num_attention_heads`=3": (pvdm, "--num-attention-heads", 3),
+    }
+    for message, (source, *flags) in calls.items():
+        assert message in error_of(run("convert", source, tmp_path / "out", *flags))
+    assert not (tmp_path / "out").exists()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..layers.clip_embedding import ADDED_TIME_IDS
+from ..layers.weights import NAMES_SHOWN
 from ..models.autoencoder_kl_video import AutoencoderKLVideo
 from ..models.unet_video_condition import UNetVideoConditionModel
 from ..pipelines.checkpoint_info import read_json
@@ -39,7 +40,7 @@ from ..pipelines.scheduling import check_sigma_scheduler
 from . import svd_original
 from .spatio_temporal_unet import rename_spatio_temporal_unet, spatio_temporal_options
 from .temporal_decoder import convert_temporal_decoder
-from .weights import NAMES_SHOWN, build_model
+from .weights import build_model
 
 
 Progress = Callable[[int, int], None]

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..layers.clip_embedding import ADDED_TIME_IDS
+from . import ldm_names
+from .ldm_names import RESNET, swap
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,31 +40,17 @@ HEAD_WIDTH = 64  # `num_head_channels` of svd.yaml
 IMAGE_ENCODER_HEADS = 16  # of OpenCLIP's ViT-L, ViT-H and ViT-g alike
 SCALING_FACTOR = 0.18215
 
-_UNET_BLOCK = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d+)\.(?:(\d+)\.)?(.+)")
 _VAE_MIDDLE = re.compile(r"mid\.(block_[12]|attn_1)\.(.+)")
 _VAE_BLOCK = re.compile(r"(down|up)\.(\d+)\.((?:block\.\d+|downsample|upsample)\..+)")
-_RESNET = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
-    "nin_shortcut": "conv_shortcut",
-}
 _ATTENTION = {
     "time_stack": "temporal_transformer_blocks",
     "time_pos_embed.0": "time_pos_embed.linear_1",
     "time_pos_embed.2": "time_pos_embed.linear_2",
 }
 _UNET_ENDS = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
+    **ldm_names.ENDS,
     "label_emb.0.0": "clip_embedding.linear_1",
     "label_emb.0.2": "clip_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
 }
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _VAE_ENDS = {"norm_out": "conv_norm_out", "conv_out.time_mix_conv": "time_conv_out"}
@@ -129,17 +117,14 @@ def unet_options(shapes: Shapes) -> dict[str, Any]:
     Raises:
         KeyError: If a weight that tells an option is missing.
     """
-    layers = num_unet_layers(shapes)
-    levels = 1 + sum(name.startswith("input_blocks.") and name.endswith(".0.op.weight") for name in shapes)
-    starts = [1 + level * (layers + 1) for level in range(levels)]
-    widths = tuple(shapes[f"input_blocks.{start}.0.out_layers.3.weight"][0] for start in starts)
-    has_text = [f"input_blocks.{start}.1.proj_in.weight" in shapes for start in starts]
+    widths = ldm_names.level_widths(shapes)
+    has_text = [f"input_blocks.{start}.1.proj_in.weight" in shapes for start in ldm_names.level_starts(shapes)]
     block = "middle_block.1.transformer_blocks"
     return {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "out_channels": shapes["out.2.weight"][0],
         "block_out_channels": widths,
-        "layers_per_block": layers,
+        "layers_per_block": ldm_names.count_layers(shapes),
         "down_block_types": tuple("CrossAttnDownBlock2D" if text else "DownBlock2D" for text in has_text),
         "up_block_types": tuple("CrossAttnUpBlock2D" if text else "UpBlock2D" for text in reversed(has_text)),
         "attention_head_dim": tuple(max(width // HEAD_WIDTH, 1) for width in widths),
@@ -149,20 +134,6 @@ def unet_options(shapes: Shapes) -> dict[str, Any]:
         "added_time_ids": ADDED_TIME_IDS,
         "added_time_embed_dim": shapes["label_emb.0.0.weight"][1] // len(ADDED_TIME_IDS),
     }
-
-
-def num_unet_layers(names: Iterable[str]) -> int:
-    """
-    Count the residual blocks of a level of the `VideoUNet`.
-
-    Args:
-        names (`Iterable[str]`): Names in it.
-
-    Returns:
-        `int`: Their number: the first down-sampler comes after `input_blocks.0` and these.
-    """
-    downs = [int(name.split(".")[1]) for name in names if name.startswith("input_blocks.") and ".0.op." in name]
-    return min(downs, default=2) - 1
 
 
 def unet_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,29 +146,16 @@ def unet_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         `dict[str, torch.Tensor]`: Those of a [`UNetVideoConditionModel`]; names that are not known are kept.
     """
-    layers = num_unet_layers(tensors)
+    layers = ldm_names.count_layers(tensors)
     return {_unet_name(name, layers): tensor for name, tensor in tensors.items()}
 
 
 def _unet_name(name: str, layers: int) -> str:
-    if (end := _swap(name, _UNET_ENDS)) != name:
+    place = ldm_names.locate(name, layers)
+    if (end := swap(name, _UNET_ENDS)) != name or place is None:
         return end
-    match = _UNET_BLOCK.fullmatch(name)
-    if match is None:
-        return name
-    part, number, position, rest = match.groups()
-    if part == "middle_block" and number in "012":
-        place = ("resnets.0", "attentions.0", "resnets.1")[int(number)]
-        return f"mid_block.{place}.{_layer_name(place, rest)}"
-    is_down = part == "input_blocks"
-    block, layer = divmod(int(number) - is_down, layers + 1)
-    block = f"{'down' if is_down else 'up'}_blocks.{block}"
-    if is_down and rest.startswith("op."):
-        return f"{block}.downsamplers.0.conv.{rest.removeprefix('op.')}"
-    if not is_down and rest.startswith("conv."):
-        return f"{block}.upsamplers.0.{rest}"
-    place = f"{'attentions' if position == '1' else 'resnets'}.{layer}"
-    return f"{block}.{place}.{_layer_name(place, rest)}"
+    layer, rest, _ = place
+    return f"{layer}.{rest if 'samplers' in layer else _layer_name(layer.split('.')[-2], rest)}"
 
 
 def vae_options(shapes: Shapes) -> dict[str, Any]:
@@ -263,7 +221,7 @@ def _vae_name(name: str, levels: int) -> str:
     if match := _VAE_MIDDLE.fullmatch(rest):
         kind, rest = match.groups()
         if kind == "attn_1":
-            return f"{side}.mid_block.attentions.0.{_swap(rest, _VAE_ATTENTION)}"
+            return f"{side}.mid_block.attentions.0.{swap(rest, _VAE_ATTENTION)}"
         return f"{side}.mid_block.resnets.{int(kind[-1]) - 1}.{_vae_resnet_name(rest)}"
     if match := _VAE_BLOCK.fullmatch(rest):
         direction, level, rest = match.groups()
@@ -272,7 +230,7 @@ def _vae_name(name: str, levels: int) -> str:
             _, number, rest = rest.split(".", 2)
             return f"{block}.resnets.{number}.{_vae_resnet_name(rest)}"
         return f"{block}.{rest.replace(f'{direction}sample.', f'{direction}samplers.0.')}"
-    return f"{side}.{_swap(rest, _VAE_ENDS)}"
+    return f"{side}.{swap(rest, _VAE_ENDS)}"
 
 
 def image_encoder_options(shapes: Shapes) -> dict[str, Any]:
@@ -327,25 +285,17 @@ def image_encoder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _image_encoder_name(name: str) -> str:
     if not name.startswith("transformer.resblocks."):
-        return _swap(name, _IMAGE_ENCODER_ENDS)
+        return swap(name, _IMAGE_ENCODER_ENDS)
     _, _, layer, rest = name.split(".", 3)
-    return f"vision_model.encoder.layers.{layer}.{_swap(rest, _IMAGE_ENCODER_LAYER)}"
-
-
-def _swap(name: str, table: Mapping[str, str]) -> str:
-    """Replace the beginning of a name by what the table says."""
-    for theirs, ours in table.items():
-        if name == theirs or name.startswith(f"{theirs}."):
-            return ours + name.removeprefix(theirs)
-    return name
+    return f"vision_model.encoder.layers.{layer}.{swap(rest, _IMAGE_ENCODER_LAYER)}"
 
 
 def _layer_name(place: str, rest: str) -> str:
     if place.startswith("attentions"):
-        return _swap(rest, _ATTENTION)
+        return swap(rest, _ATTENTION)
     if rest.startswith("time_stack."):
-        return f"temporal_res_block.{_swap(rest.removeprefix('time_stack.'), _RESNET)}"
-    return _swap(rest, _RESNET)
+        return f"temporal_res_block.{swap(rest.removeprefix('time_stack.'), RESNET)}"
+    return swap(rest, RESNET)
 
 
 def _vae_resnet_name(rest: str) -> str:

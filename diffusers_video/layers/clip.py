@@ -22,6 +22,8 @@ class Clip(NamedTuple):
             `True` where the frame of the row may attend to the frame of the column; `None` lets all see all.
         context (`tuple[torch.Tensor, ...]`, *optional*):
             Maps of the given frames, one per level of the U-Net, from [`ContextEmbedding`].
+        encoder_attention_mask (`torch.Tensor` of shape `(batch_size, 1, tokens)`, *optional*):
+            Added to the scores of the text.
     """
 
     temb: Tensor | None
@@ -30,6 +32,7 @@ class Clip(NamedTuple):
     image_only: Tensor | None = None
     frame_visibility: Tensor | None = None
     context: tuple[Tensor, ...] | None = None
+    encoder_attention_mask: Tensor | None = None
 
 
 def get_frame_visibility(

@@ -29,27 +29,37 @@ def window_starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def map_windows(
-    function: Callable[[Tensor], Tensor], tensor: Tensor, dim: int, *, size: int, overlap: int, scale: int = 1
+    function: Callable[[Tensor], Tensor],
+    tensor: Tensor,
+    dim: int,
+    *,
+    size: int,
+    overlap: int,
+    scale: int = 1,
+    shrink: int = 1,
 ) -> Tensor:
     """
     Apply a function to overlapping windows of a tensor, and fade from each result into the next where they overlap.
 
     Args:
-        function (`Callable`): Takes a window; its result is `scale` times as long along the axis.
+        function (`Callable`): Takes a window; its result is `scale` times as long along the axis, and `shrink` times
+            shorter.
         tensor (`torch.Tensor`): What is cut into windows.
-        dim (`int`): The axis.
-        size (`int`): Length of a window.
-        overlap (`int`): The least that neighbours share.
+        dim (`int`): The axis, whose length is a multiple of `shrink`.
+        size (`int`): Length of a window, over `shrink`.
+        overlap (`int`): The least that neighbours share, over `shrink`.
         scale (`int`, *optional*, defaults to 1): See `function`.
+        shrink (`int`, *optional*, defaults to 1): See `function`; one of the two is 1.
 
     Returns:
         `torch.Tensor`: The joined results; where two equal each other, they are unchanged.
     """
 
     def apply(start: int, stop: int) -> Tensor:
-        return function(tensor.narrow(dim, start, stop - start))
+        return function(tensor.narrow(dim, start * shrink, (stop - start) * shrink))
 
-    parts = list(iter_windows(apply, tensor.shape[dim], dim, size=size, overlap=overlap, scale=scale))
+    length = tensor.shape[dim] // shrink
+    parts = list(iter_windows(apply, length, dim, size=size, overlap=overlap, scale=scale))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 

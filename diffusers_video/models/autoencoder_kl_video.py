@@ -18,15 +18,29 @@ from ..layers.video_layers import TemporalOptions
 from ..layers.windows import map_windows
 from .inflation import InflatedModelMixin, check_choice, with_parameters_of
 from .temporal_checkpoint import TemporalCheckpointMixin
+from .video_autoencoder import WindowedCodingMixin, check_chunks, check_videos
 
 
 # Shapes: B videos, C channels, F frames, H height, W width; N = B * F images; c, h, w of the latents.
 
 TEMPORAL_ATTENTIONS = ("full", "causal", "none")
+TEMPORAL_ATTENTION_BLOCKS = ("mid", "up")
 FRAMES_ENCODED_AT_ONCE = 16
 
+DECODER_PRESETS = {
+    "videoldm": {},
+    "videovae": {
+        "temporal_conv": False,
+        "temporal_attention": "causal",
+        "temporal_attention_blocks": ("mid", "up"),
+        "temporal_feed_forward": False,
+        "temporal_conv_out": False,
+        "mixing": "residual",
+    },
+}
 
-class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, AutoencoderKL):
+
+class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, WindowedCodingMixin, AutoencoderKL):
     """
     An autoencoder of videos: the layers of an `AutoencoderKL`, under the names they have there, and in the decoder
     temporal layers that mix the frames. A new model decodes each frame exactly as the image model does.
@@ -38,8 +52,13 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         temporal_conv (`bool`, *optional*, defaults to `True`):
             Put a temporal residual block of convolutions behind every spatial residual block of the decoder.
         temporal_attention (`str`, *optional*, defaults to `"none"`):
-            Attention over time inside the decoder's spatial attention layers: `"full"`, `"causal"` (a frame sees
-            itself and earlier frames) or `"none"`.
+            Attention over time in the decoder: `"full"`, `"causal"` (a frame sees itself and earlier frames) or
+            `"none"`.
+        temporal_attention_blocks (`tuple[str]`, *optional*, defaults to `("mid",)`):
+            Where it stands: `"mid"`, inside the attention of the middle block, or behind its last residual block if it
+            has none, or `"up"`, behind the last residual block of the lowest resolution, or both.
+        temporal_feed_forward (`bool`, *optional*, defaults to `True`):
+            Give its blocks their two feed-forward layers.
         temporal_max_distance (`int`, *optional*):
             Farthest frame that temporal attention sees, at least 1; `None` sets no limit.
         temporal_conv_out (`bool`, *optional*, defaults to `True`):
@@ -51,6 +70,8 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         decode_chunk_size (`int`, *optional*, defaults to 16):
             Frames decoded at once; `None` decodes a video whole. Every frame depends on the others of its chunk, so
             this and the next number are part of the result. `vae.register_to_config(decode_chunk_size=8)` changes it.
+            With causal attention alone, as in the preset "videovae", a frame depends on none behind it in chunks
+            either, and the first chunk, up to where the next begins, comes out as of the video decoded whole.
         decode_chunk_overlap (`int`, *optional*, defaults to 4):
             The least number of frames that neighbouring chunks share; there one fades into the other.
 
@@ -60,7 +81,8 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
 
     Source:
         VideoLDM (arXiv:2304.08818), Section 3.1.1; layers as in Stable Video Diffusion's decoder (arXiv:2311.15127),
-        which has `temporal_attention="none"`.
+        which has `temporal_attention="none"`. MagicVideo (arXiv:2211.11018): directed attention in the decoder, its
+        VideoVAE; where it stands is not told there.
     """
 
     image_class = AutoencoderKL
@@ -76,6 +98,8 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         *args: Any,
         temporal_conv: bool = True,
         temporal_attention: str = "none",
+        temporal_attention_blocks: tuple[str, ...] = ("mid",),
+        temporal_feed_forward: bool = True,
         temporal_max_distance: int | None = None,
         temporal_conv_out: bool = True,
         mixing: str = "learned",
@@ -87,18 +111,14 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         check_choice("temporal_attention", temporal_attention, TEMPORAL_ATTENTIONS)
         check_choice("mixing", mixing, MIXINGS)
         has_attention = temporal_attention != "none"
+        _check_attention_blocks(temporal_attention_blocks, has_attention)
         if temporal_max_distance is not None and (temporal_max_distance < 1 or not has_attention):
             raise ValueError(
                 "`temporal_max_distance` must be at least 1 and needs `temporal_attention`, but is"
                 f" {temporal_max_distance} with {temporal_attention!r}. With 1 a frame sees its two neighbours."
             )
-        _check_chunks(decode_chunk_size, decode_chunk_overlap)
+        check_chunks(decode_chunk_size, decode_chunk_overlap)
         super().__init__(*args, **autoencoder_kl_options)
-        if has_attention and not self.config.mid_block_add_attention:
-            raise ValueError(
-                f"`temporal_attention`={temporal_attention!r} stands inside the attention of the middle block, but"
-                " this autoencoder has none (`mid_block_add_attention` is off). Take 'none'."
-            )
         if not (temporal_conv or has_attention or temporal_conv_out):
             raise ValueError(
                 "One of `temporal_conv`, `temporal_attention` and `temporal_conv_out` must be on, but all are off."
@@ -108,13 +128,15 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
             conv=temporal_conv,
             self_attention=has_attention,
             second_self_attention=has_attention,
+            feed_forward=temporal_feed_forward,
             mixing=mixing,
             norm_eps=temporal_norm_eps,
         )
-        make_video_decoder(self.decoder, options, has_conv_out=temporal_conv_out)
+        places = temporal_attention_blocks if has_attention else ()
+        make_video_decoder(self.decoder, options, attention_blocks=places, has_conv_out=temporal_conv_out)
 
     @classmethod
-    def from_autoencoder_kl(cls, vae: AutoencoderKL, **options: Any) -> "AutoencoderKLVideo":
+    def from_autoencoder_kl(cls, vae: AutoencoderKL, preset: str = "videoldm", **options: Any) -> "AutoencoderKLVideo":
         """
         Make a video autoencoder of an image autoencoder; each frame comes out as the image model decodes it.
 
@@ -127,13 +149,14 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
 
         Raises:
             TypeError: If `vae` is no `AutoencoderKL`, or an option is unknown.
-            ValueError: If adapters are loaded into `vae`.
+            ValueError: If the preset is unknown, or adapters are loaded into `vae`.
 
         Source:
             VideoLDM (arXiv:2304.08818), Section 3.1.1. The decoder is that of the image model at the start, because
             every temporal branch ends in a projection initialised to zero, and the last convolution in the identity.
         """
-        return cls._inflate("vae", vae, {}, options)
+        check_choice("preset", preset, tuple(DECODER_PRESETS))
+        return cls._inflate("vae", vae, DECODER_PRESETS[preset], options)
 
     @property
     def scaling_factor(self) -> float:
@@ -176,7 +199,7 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         Raises:
             ValueError: If `x` is no batch of videos.
         """
-        _check_videos("x", x, self.config.in_channels)
+        check_videos("x", x, self.config.in_channels)
         size = 1 if self.use_slicing else FRAMES_ENCODED_AT_ONCE
         moments = torch.cat([self._encode(images) for images in videos_to_images(x).split(size)])
         posterior = DiagonalGaussianDistribution(images_to_videos(moments, x.shape[2]))
@@ -201,14 +224,14 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         Raises:
             ValueError: If `z` is no batch of latents of videos, or the chunks in the configuration are impossible.
         """
-        _check_videos("z", z, self.config.latent_channels)
+        check_videos("z", z, self.config.latent_channels)
         videos = z.split(1) if self.use_slicing else [z]
         sample = torch.cat([self._decode_chunks(video) for video in videos])
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def _decode_chunks(self, latents: Tensor) -> Tensor:
         size, overlap = self.config.decode_chunk_size, self.config.decode_chunk_overlap
-        _check_chunks(size, overlap)
+        check_chunks(size, overlap)
         return map_windows(self._decode, latents, 2, size=size or latents.shape[2], overlap=overlap)
 
     def _decode(self, z: Tensor) -> Tensor:
@@ -233,54 +256,12 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, Autoencode
         clip = Clip(temb=None, num_frames=num_frames, frame_visibility=visibility)
         return images_to_videos(self.decoder(images, clip), num_frames)
 
-    def tiled_decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """
-        Decode latents in overlapping tiles; `enable_tiling` makes [`~AutoencoderKLVideo.decode`] do so.
 
-        Args:
-            z (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Latents as the encoder gives them.
-            return_dict (`bool`, *optional*, defaults to `True`): Return an output object instead of a tuple.
-
-        Returns:
-            [`~diffusers.models.autoencoders.vae.DecoderOutput`] or `tuple`: Videos.
-        """
-        former, self.use_tiling = self.use_tiling, True
-        try:
-            return self.decode(z, return_dict)
-        finally:
-            self.use_tiling = former
-
-    def tiled_encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
-        """
-        Encode videos in overlapping tiles; `enable_tiling` makes [`~AutoencoderKLVideo.encode`] do so.
-
-        Args:
-            x (`torch.Tensor` of shape `(batch_size, in_channels, num_frames, height, width)`): Videos in [-1, 1].
-            return_dict (`bool`, *optional*, defaults to `True`): Return an output object instead of a tuple.
-
-        Returns:
-            [`~diffusers.models.modeling_outputs.AutoencoderKLOutput`] or `tuple`: The posterior of the latents.
-        """
-        former, self.use_tiling = self.use_tiling, True
-        try:
-            return self.encode(x, return_dict)
-        finally:
-            self.use_tiling = former
-
-
-def _check_videos(name: str, videos: Tensor, channels: int) -> None:
-    if videos.dim() != 5 or videos.shape[1] != channels:
+def _check_attention_blocks(places: tuple[str, ...], has_attention: bool) -> None:
+    for place in places:
+        check_choice("temporal_attention_blocks", place, TEMPORAL_ATTENTION_BLOCKS)
+    if has_attention and not places:
         raise ValueError(
-            f"`{name}` must have the shape (batch_size, {channels}, num_frames, height, width), but has shape"
-            f" {tuple(videos.shape)}. Add the axis of frames; a single image is a video of one frame."
-        )
-
-
-def _check_chunks(size: int | None, overlap: int) -> None:
-    if size is not None and size < 1:
-        raise ValueError(f"`decode_chunk_size` must be at least 1, but is {size}. `None` decodes a video at once.")
-    if overlap < 0 or (size is not None and overlap >= size):
-        raise ValueError(
-            f"`decode_chunk_overlap` must be at least 0 and below `decode_chunk_size`={size}, but is {overlap}. Choose"
-            " a smaller overlap or larger chunks."
+            "`temporal_attention_blocks` must name a block where there is `temporal_attention`, but is empty. Take"
+            f" some of {TEMPORAL_ATTENTION_BLOCKS}."
         )

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 from diffusers_video import UNetVideoConditionModel
+from diffusers_video.models.unet_video_condition import PRESETS
 from diffusers_video.pipelines import checkpoint_info as kinds
 from diffusers_video.pipelines.checkpoint_info import check_pipeline_folder, describe_checkpoint, matching_preset
 from diffusers_video.pipelines.checkpoint_tensors import read_folder_table, read_tensor_table
@@ -95,7 +96,12 @@ def test_sizes_and_types_are_those_of_the_files(checkpoints: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "preset"),
-    [({}, "videoldm"), ({"temporal_attention": "causal"}, None), ({"added_time_ids": ("fps",)}, "videoldm")],
+    [
+        ({}, "videoldm"),
+        ({"temporal_attention": "causal"}, None),
+        ({"added_time_ids": ("fps",)}, "videoldm"),
+        ({**PRESETS["magicvideo"], "frame_adaptor": 5}, "magicvideo"),
+    ],
 )
 def test_the_preset_is_recognised_by_its_options(options: dict[str, object], preset: str | None) -> None:
     unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), preset="videoldm", **options)

@@ -25,9 +25,27 @@ if TYPE_CHECKING:
 
     from .conditioning.frames import FrameCondition as FrameCondition
     from .hub import VideoHubMixin as VideoHubMixin
+    from .hub import add_evaluation_results as add_evaluation_results
     from .hub import push_pipeline_to_hub as push_pipeline_to_hub
     from .hub import write_model_card as write_model_card
+    from .metrics.clip_sources import FolderClips as FolderClips
+    from .metrics.clip_sources import MemoryClips as MemoryClips
+    from .metrics.clip_sources import PipelineClips as PipelineClips
+    from .metrics.evaluation import EvaluationSettings as EvaluationSettings
+    from .metrics.evaluation import evaluate_videos as evaluate_videos
+    from .metrics.feature_networks import FeatureNetwork as FeatureNetwork
+    from .metrics.feature_networks import load_c3d as load_c3d
+    from .metrics.feature_networks import load_i3d as load_i3d
+    from .metrics.feature_networks import random_features as random_features
+    from .metrics.protocols import EvaluationProtocol as EvaluationProtocol
+    from .metrics.protocols import find_protocol as find_protocol
+    from .metrics.results import VideoEvaluation as VideoEvaluation
+    from .models.autoencoder_kl_3d import AutoencoderKL3D as AutoencoderKL3D
     from .models.autoencoder_kl_video import AutoencoderKLVideo as AutoencoderKLVideo
+    from .models.autoencoder_triplane import AutoencoderTriplane as AutoencoderTriplane
+    from .models.unet_space_time import UNetSpaceTimeModel as UNetSpaceTimeModel
+    from .models.unet_space_time import UNetSpaceTimeOutput as UNetSpaceTimeOutput
+    from .models.unet_triplane import UNetTriplaneModel as UNetTriplaneModel
     from .models.unet_video_condition import UNetVideoConditionModel as UNetVideoConditionModel
     from .models.unet_video_condition import UNetVideoConditionOutput as UNetVideoConditionOutput
     from .pipelines.frame_interpolation import FrameInterpolationPipeline as FrameInterpolationPipeline
@@ -37,6 +55,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_output import VideoPipelineOutput as VideoPipelineOutput
     from .pipelines.text_to_video import TextToVideoPipeline as TextToVideoPipeline
     from .pipelines.video_super_resolution import VideoSuperResolutionPipeline as VideoSuperResolutionPipeline
+    from .schedulers.scheduling_paired_ddim import PairedDDIMScheduler as PairedDDIMScheduler
     from .video_io import read_video as read_video
     from .video_io import write_video as write_video
 
@@ -47,8 +66,17 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "diffusers": _registration.BASE_CLASSES,
     "diffusers_video.conditioning.frames": ("FrameCondition",),
-    "diffusers_video.hub": ("VideoHubMixin", "push_pipeline_to_hub", "write_model_card"),
+    "diffusers_video.hub": ("VideoHubMixin", "add_evaluation_results", "push_pipeline_to_hub", "write_model_card"),
+    "diffusers_video.metrics.clip_sources": ("FolderClips", "MemoryClips", "PipelineClips"),
+    "diffusers_video.metrics.evaluation": ("EvaluationSettings", "evaluate_videos"),
+    "diffusers_video.metrics.feature_networks": ("FeatureNetwork", "load_c3d", "load_i3d", "random_features"),
+    "diffusers_video.metrics.protocols": ("EvaluationProtocol", "find_protocol"),
+    "diffusers_video.metrics.results": ("VideoEvaluation",),
+    "diffusers_video.models.autoencoder_kl_3d": ("AutoencoderKL3D",),
     "diffusers_video.models.autoencoder_kl_video": ("AutoencoderKLVideo",),
+    "diffusers_video.models.autoencoder_triplane": ("AutoencoderTriplane",),
+    "diffusers_video.models.unet_space_time": ("UNetSpaceTimeModel", "UNetSpaceTimeOutput"),
+    "diffusers_video.models.unet_triplane": ("UNetTriplaneModel",),
     "diffusers_video.models.unet_video_condition": ("UNetVideoConditionModel", "UNetVideoConditionOutput"),
     "diffusers_video.pipelines.frame_interpolation": ("FrameInterpolationPipeline",),
     "diffusers_video.pipelines.image_to_video": ("ImageToVideoPipeline",),
@@ -57,6 +85,7 @@ _PUBLIC = {
     "diffusers_video.pipelines.pipeline_output": ("VideoPipelineOutput",),
     "diffusers_video.pipelines.text_to_video": ("TextToVideoPipeline",),
     "diffusers_video.pipelines.video_super_resolution": ("VideoSuperResolutionPipeline",),
+    "diffusers_video.schedulers.scheduling_paired_ddim": ("PairedDDIMScheduler",),
     "diffusers_video.video_io": ("read_video", "write_video"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from ._registration import LIBRARY, SHIM_MODULE, with_our_library
@@ -146,6 +146,49 @@ def _default_description(class_name: str, base_model: str | None, preview: str |
     return f"A `{class_name}` of {LIBRARY}{origin}.{image}"
 
 
+def add_evaluation_results(
+    folder: str | os.PathLike, results: Sequence[EvalResult], *, repo_id: str | None = None
+) -> Path:
+    """
+    Write scores into the model card of a folder, in the Hub's evaluation format (`model-index`).
+
+    Args:
+        folder (`str` or `os.PathLike`): Folder with the card, `README.md`; if it has none but a saved pipeline of
+            ours, the card is written first.
+        results (`Sequence[EvalResult]`): Scores, such as [`~metrics.results.VideoEvaluation`] makes them by
+            `card_results`. Those that the card has of the same data set, metric and configuration are replaced.
+        repo_id (`str`, *optional*, defaults to the folder's name): What the card calls the model, if it says nothing.
+
+    Returns:
+        `pathlib.Path`: The card.
+
+    Raises:
+        ValueError: If there are no results, or neither a card nor a pipeline of ours in `folder`.
+    """
+    folder = Path(folder)
+    if not results:
+        raise ValueError("`results` must hold at least one score, but is empty.")
+    path = folder / "README.md"
+    if not path.is_file():
+        write_model_card(folder, repo_id=repo_id)
+    card = ModelCard.load(path)
+    replaced = {_identify_result(result) for result in results}
+    kept = [result for result in card.data.eval_results or () if _identify_result(result) not in replaced]
+    card.data.eval_results = [*kept, *results]
+    card.data.model_name = card.data.model_name or repo_id or folder.resolve().name
+    partial = path.with_name(".README.md.partial")
+    try:
+        card.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _identify_result(result: EvalResult) -> tuple[str | None, ...]:
+    return (result.task_type, result.dataset_type, result.metric_type, result.metric_name, result.metric_config)
+
+
 def self_contained_files(folder: str | os.PathLike) -> dict[str, str]:
     """
     The files that let `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` load a pipeline of ours in a
@@ -252,7 +295,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 @contextlib.contextmanager
-def _complete_or_absent(target: Path) -> Iterator[Path]:
+def complete_or_absent(target: Path) -> Iterator[Path]:
     """Yield a scratch folder that becomes `target` on success; a `target` with content is written in place."""
     if target.is_dir() and any(target.iterdir()):
         yield target
@@ -331,7 +374,7 @@ class VideoHubMixin:
             raise TypeError(f"`{unknown[0]}` is no option of a push. See `diffusers_video.push_pipeline_to_hub`.")
         if push_to_hub:
             validate_repo_id(repo_id)
-        with _complete_or_absent(target) as folder:
+        with complete_or_absent(target) as folder:
             super().save_pretrained(
                 folder,
                 safe_serialization=safe_serialization,

@@ -3,6 +3,7 @@
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from .layout import frames_to_sequences, sequences_to_frames
@@ -24,12 +25,20 @@ class TemporalAttnProcessor:
     _attention_backend = None
     _parallel_config = None
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         batch_size, num_frames, positions, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch_size, num_frames, positions * attn.heads, -1)
             for projection in (attn.to_q, attn.to_k, attn.to_v)
         )
+        if rotary is not None:
+            query, key = (apply_rotary_emb(tensor, rotary, sequence_dim=1) for tensor in (query, key))
         chunks = zip(*(tensor.split(MAX_HEADS_PER_CALL, dim=2) for tensor in (query, key, value)), strict=True)
         outputs = [
             dispatch_attention_fn(

@@ -1,11 +1,26 @@
 """Discriminators: networks that tell real clips from made ones; they are used in training only."""
 
+from typing import NamedTuple
+
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 
 # Shapes: B videos, C channels, F frames, H height, W width.
+
+
+class PatchJudgement(NamedTuple):
+    """
+    What a discriminator says of images or clips.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, 1, ...)`): A number per patch, high where it looks real.
+        features (`list[torch.Tensor]`): Outputs of all its layers but the last, in order.
+    """
+
+    logits: Tensor
+    features: list[Tensor]
 
 
 class VideoPatchDiscriminator(ModelMixin, ConfigMixin):
@@ -78,3 +93,75 @@ class VideoPatchDiscriminator(ModelMixin, ConfigMixin):
                 f" at least {smallest}, but has shape {tuple(videos.shape)}. Take larger crops or fewer `num_layers`."
             )
         return self.layers(videos)
+
+
+class PatchFeatureDiscriminator(ModelMixin, ConfigMixin):
+    """
+    Judge patches of images or clips, and show the features that the judgement rests on.
+
+    PVDM trains its autoencoder against two of them: one for a frame of each clip, one for the clips.
+
+    Args:
+        in_channels (`int`, *optional*, defaults to 3): Channels of a frame.
+        base_channels (`int`, *optional*, defaults to 64): Channels after the first layer; each further layer has twice
+            as many, up to 512.
+        num_layers (`int`, *optional*, defaults to 3): Layers that halve all axes, at least 1.
+        num_dims (`int`, *optional*, defaults to 2): 2 for images, 3 for clips.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Source:
+        PatchGAN (arXiv:1611.07004, Section 3.2.2) with the layers and features of pix2pixHD (arXiv:1711.11585), in 2D
+        and 3D as in PVDM's code (arXiv:2302.07685). Its batch normalisations are shared between processes by
+        `torch.nn.SyncBatchNorm.convert_sync_batchnorm`.
+    """
+
+    @register_to_config
+    def __init__(self, in_channels: int = 3, base_channels: int = 64, num_layers: int = 3, num_dims: int = 2) -> None:
+        super().__init__()
+        if num_dims not in (2, 3):
+            raise ValueError(f"`num_dims` must be 2 for images or 3 for clips, but is {num_dims}.")
+        for name, value in (("num_layers", num_layers), ("base_channels", base_channels)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {value}. Leave it out for that of the paper.")
+        conv, norm = ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))[num_dims - 2]
+        widths = [min(base_channels * 2**index, 512) for index in range(num_layers + 1)]
+        self.layers = nn.ModuleList()
+        for index, width in enumerate(widths):
+            stride = 2 if index < num_layers else 1
+            parts = [conv(widths[index - 1] if index else in_channels, width, kernel_size=4, stride=stride, padding=2)]
+            parts += [norm(width)] if index else []
+            self.layers.append(nn.Sequential(*parts, nn.LeakyReLU(0.2)))
+        self.layers.append(nn.Sequential(conv(widths[-1], 1, kernel_size=4, padding=2)))
+        for module in self.modules():
+            if isinstance(module, conv):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, norm):
+                nn.init.normal_(module.weight, mean=1.0, std=0.02)
+
+    def forward(self, sample: Tensor) -> PatchJudgement:
+        """
+        Judge images or clips.
+
+        Args:
+            sample (`torch.Tensor` of shape `(batch_size, in_channels, height, width)`, or with `num_frames` before the
+                height): Values in [-1, 1].
+
+        Returns:
+            [`PatchJudgement`]
+
+        Raises:
+            ValueError: If `sample` has another number of axes.
+        """
+        if sample.dim() != 2 + self.config.num_dims:
+            axes = "num_frames, " if self.config.num_dims == 3 else ""
+            raise ValueError(
+                f"`sample` must have the shape (batch_size, channels, {axes}height, width) for a discriminator with"
+                f" `num_dims`={self.config.num_dims}, but has shape {tuple(sample.shape)}."
+            )
+        features = []
+        for layer in self.layers:
+            sample = layer(sample)
+            features.append(sample)
+        return PatchJudgement(logits=sample, features=features[:-1])

@@ -40,7 +40,7 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_PLAIN_GUIDANCE = 1.0  # up to here the prompt is followed, but nothing is steered away from
 
 Scheduler = Literal[tuple(SCHEDULERS)]
-Preset = Literal["videoldm", "light"]
+Preset = Literal["videoldm", "light", "magicvideo"]
 DType = Literal["float32", "float16", "bfloat16"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -67,7 +67,10 @@ def option(*names: str, help: str, panel: str | None = None, **limits: Any) -> A
 class RunOptions:
     """Arguments of every command that runs a pipeline; `None` stands for what the pipeline does by itself."""
 
-    model: Annotated[str, option("--model", help="Video pipeline: a folder or Hub id.")]
+    model: Annotated[
+        str | None,
+        option("--model", help="Video pipeline: a folder or Hub id. By default `shapes`, which is in the package."),
+    ] = None
     output: Annotated[
         Path, typer.Option("--output", "-o", help="What to write: .mp4, .webm, .gif, or no suffix for a PNG folder.")
     ] = Path("out.mp4")
@@ -84,13 +87,18 @@ class RunOptions:
             "--steps",
             "--num-inference-steps",
             min=1,
-            help=f"Denoising steps; by default {DEFAULT_STEPS}.",
+            help=f"Denoising steps; by default {DEFAULT_STEPS}, of `shapes` {SHAPES_STEPS}.",
             panel=SAMPLING,
         ),
     ] = None
     guidance_scale: Annotated[
         float | None,
-        option("--guidance-scale", min=0, help="How closely the prompt is followed; by default 7.5.", panel=SAMPLING),
+        option(
+            "--guidance-scale",
+            min=0,
+            help=f"How closely the prompt is followed; by default 7.5, of `shapes` {SHAPES_GUIDANCE:g}.",
+            panel=SAMPLING,
+        ),
     ] = None
     guidance_rescale: Annotated[
         float | None,
@@ -203,10 +211,6 @@ class GenerateOptions(SamplingOptions):
     """Arguments of `generate`."""
 
     prompt: Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
-    model: Annotated[
-        str | None,
-        option("--model", help="Video pipeline: a folder or Hub id. By default `shapes`, which is in the package."),
-    ] = None
     image_model: Annotated[
         str | None,
         option("--image-model", help="Image model to make a video model of: a folder, Hub id or single file."),
@@ -218,25 +222,6 @@ class GenerateOptions(SamplingOptions):
     num_videos: Annotated[
         int, option("--num-videos", min=1, help="Videos to make, one after the other: out-1.mp4, out-2.mp4, ...")
     ] = 1
-    num_inference_steps: Annotated[
-        int | None,
-        option(
-            "--steps",
-            "--num-inference-steps",
-            min=1,
-            help=f"Denoising steps; by default {DEFAULT_STEPS}, of `shapes` {SHAPES_STEPS}.",
-            panel=SAMPLING,
-        ),
-    ] = None
-    guidance_scale: Annotated[
-        float | None,
-        option(
-            "--guidance-scale",
-            min=0,
-            help=f"How closely the prompt is followed; by default 7.5, of `shapes` {SHAPES_GUIDANCE:g}.",
-            panel=SAMPLING,
-        ),
-    ] = None
     seed: Annotated[
         int | None,
         option(
@@ -303,8 +288,7 @@ class GenerateOptions(SamplingOptions):
         Returns:
             `dict[str, Any]`: The arguments that were given, and what the model in the package samples best with.
         """
-        own = {"num_inference_steps": SHAPES_STEPS, "guidance_scale": SHAPES_GUIDANCE} if self._is_embedded else {}
-        return own | super().pipeline_arguments()
+        return (embedded_arguments(self.prompt) if self._is_embedded else {}) | super().pipeline_arguments()
 
 
 @dataclass(kw_only=True)
@@ -357,6 +341,20 @@ class PushOptions:
     overwrite_card: Annotated[
         bool, option("--overwrite-card", help="Replace the model card that stands on the Hub.")
     ] = False
+
+
+def embedded_arguments(prompt: str | None) -> dict[str, Any]:
+    """
+    Say what the models in the package sample best with.
+
+    Args:
+        prompt (`str`, *optional*): What the video shows; without it there is no guidance by it.
+
+    Returns:
+        `dict[str, Any]`: Arguments of their pipelines.
+    """
+    guidance = {} if prompt is None else {"guidance_scale": SHAPES_GUIDANCE}
+    return {"num_inference_steps": SHAPES_STEPS, **guidance}
 
 
 def flag_of(name: str) -> str:

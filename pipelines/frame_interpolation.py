@@ -137,13 +137,13 @@ class FrameInterpolationPipeline(
             pipeline (`DiffusionPipeline`): The image pipeline.
 
         Returns:
-            `dict[str, Any]`: `context_channels`, and `added_time_ids` with the frame rate, because one model serves
-            both passes.
+            `dict[str, Any]`: `context_channels`; `added_time_ids` with the frame rate, because one model serves both
+            passes; and attention to all frames, because the second of two given frames tells about those before it.
 
         Source:
             VideoLDM (arXiv:2304.08818), Section 3.3: one model for both rates, told apart by a label.
         """
-        return {**super().temporal_defaults(pipeline), "added_time_ids": ("fps",)}
+        return {**super().temporal_defaults(pipeline), "added_time_ids": ("fps",), "temporal_attention": "full"}
 
     @property
     def rate(self) -> int:
@@ -183,6 +183,7 @@ class FrameInterpolationPipeline(
         batch_size = self.check_call(arguments, "Frame interpolation", MET_NUMBERS)
         check_flag("decode_given_frames", get("decode_given_frames"))
         self.check_given([given], loaded, get("mechanism")[0], batch_size, (get("height"), get("width")))
+        self.check_seen((0, self.rate), get("mechanism")[0])
         self.check_noise_level(get("noise_level"), get("mechanism")[0])
         self.check_steps(arguments)
         return batch_size

@@ -169,7 +169,8 @@ class GivenFramesMixin:
             size (`tuple[int, int]`): Height and width in pixels.
 
         Raises:
-            ValueError: If frames do not fit, the model has no context, or a noise level has no effect or differs.
+            ValueError: If frames do not fit, the model has no context, cannot see them from all others, or a noise
+                level has no effect or differs.
         """
         for condition, frames in zip(conditions, loaded, strict=True):
             if condition.is_latent:
@@ -182,10 +183,30 @@ class GivenFramesMixin:
                     f"`frames` must be of one video, or of one for each of {batch_size} prompts, but are of"
                     f" {frames.shape[0]}."
                 )
+        self.check_seen([index for condition in conditions for index in condition.indices], mechanism)
         levels = {condition.noise_level for condition in conditions} - {None}
         if len(levels) > 1:
             raise ValueError(f"`noise_level` must be one for all conditions of a clip, but is {sorted(levels)}.")
         self.check_noise_level(max(levels, default=None), mechanism)
+
+    def check_seen(self, places: Sequence[int], mechanism: str) -> None:
+        """
+        Refuse given frames that frames before them would not see.
+
+        Args:
+            places (`Sequence[int]`): Places of the given frames in the clip.
+            mechanism (`str`): How they reach the denoiser; guidance by the gradient reaches earlier frames always.
+
+        Raises:
+            ValueError: If the denoiser is causal, and a frame that is not given stands before one that is.
+        """
+        is_seen = mechanism == "reconstruction" or sorted(places) == list(range(len(places)))
+        if self.unet.is_causal and not is_seen:
+            raise ValueError(
+                "`unet` must let frames see later ones that are given, but its `temporal_attention` is 'causal', and"
+                f" frames are given at {sorted(places)}. Build and train it with `temporal_attention='full'`, or take"
+                " mechanism 'reconstruction'."
+            )
 
     def check_noise_level(self, noise_level: int | None, mechanism: str) -> None:
         """

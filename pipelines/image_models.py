@@ -75,7 +75,8 @@ class ImageModelMixin(FromSingleFileMixin):
                 were trained with, where that of `model` was tuned. Stable Diffusion XL takes
                 `temporal_prompt_embeds` in its calls instead.
             temporal_tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
-            num_frames (`int`, *optional*, defaults to 16): Frames of a video unless a call says otherwise.
+            num_frames (`int`, *optional*, defaults to 16): Frames of a video unless a call says otherwise, and those
+                that new weights per frame (`frame_adaptor`) are made for.
             fps (`float`, *optional*, defaults to 8.0): Frames per second unless a call says otherwise.
             load_options: How `model` is loaded, as in `from_pretrained` and `from_single_file` of diffusers (`dtype`,
                 `variant`, `revision`, `config`, ...); none with a loaded pipeline.
@@ -111,7 +112,8 @@ class ImageModelMixin(FromSingleFileMixin):
             image_pipeline = load_image_pipeline(model, cls.single_file_classes, **load_options)
         else:
             image_pipeline = model
-        options = {**cls.temporal_defaults(image_pipeline), **recorded, **(temporal_options or {})}
+        lengths = {"frame_adaptor": num_frames} if "frame_adaptor" in PRESETS[preset or "videoldm"] else {}
+        options = {**lengths, **cls.temporal_defaults(image_pipeline), **recorded, **(temporal_options or {})}
         components = video_components(image_pipeline, preset or "videoldm", options)
         if temporal_layers is not None:
             components["unet"].load_temporal_layers(temporal_layers)

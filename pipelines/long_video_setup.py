@@ -103,6 +103,8 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
     upscaler = _make_upscaler(pipeline, full)
     upscaling = {} if upscaler is None else {SUPER_RESOLUTION: _check_upscaling(upscaler, full, plan)}
     prediction.check_given(conditions, loaded, "context", 1, size)
+    if interpolation is not None:
+        interpolation.check_seen((0, interpolation.rate), "context")
 
     folder = None if full["work_dir"] is None else WorkFolder(full["work_dir"])
     seed = _choose_seed(full["generator"], folder)

@@ -119,7 +119,10 @@ class ClipLoss:
         if config.input_perturbation:
             own = draw_noise(latents.shape, generator=generator, device=device)
             perturbation = config.input_perturbation * own
-        timesteps = objectives.draw_timesteps(size, self.scheduler.config.num_train_timesteps, generator).to(device)
+        total = self.scheduler.config.num_train_timesteps
+        bias = (config.timestep_bias_begin, config.timestep_bias_end, config.timestep_bias_multiplier)
+        weights = objectives.timestep_weights(total, *bias)
+        timesteps = objectives.draw_timesteps(size, total, generator, weights).to(device)
         return objectives.denoising_loss(
             model,
             self.scheduler,
@@ -142,7 +145,7 @@ class ClipLoss:
         Returns:
             `dict[str, Any]`: The batch itself but for interpolation.
         """
-        return draw_windows(batch, generator) if self.config.task == "interpolation" else batch
+        return draw_windows(batch, generator, self.config.rate) if self.config.task == "interpolation" else batch
 
     def fix_window(self, batch: dict[str, Any], place: int) -> dict[str, Any]:
         """
@@ -155,7 +158,7 @@ class ClipLoss:
         Returns:
             `dict[str, Any]`: The batch itself but for interpolation.
         """
-        return heldout_window(batch, place) if self.config.task == "interpolation" else batch
+        return heldout_window(batch, place, self.config.rate) if self.config.task == "interpolation" else batch
 
     def draw_conditions(
         self, batch: Mapping[str, Any], latents: Tensor, generator: torch.Generator
@@ -265,7 +268,6 @@ def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
     return clips
 
 
-@torch.no_grad()
 def heldout_loss(model: nn.Module, scheduler: DDPMScheduler, clips: list[HeldoutClip]) -> float:
     """
     Denoising error on held-out clips: no weights, no dropped captions, nothing random.
@@ -278,6 +280,22 @@ def heldout_loss(model: nn.Module, scheduler: DDPMScheduler, clips: list[Heldout
     Returns:
         `float`: Mean over clips and timesteps.
     """
+    return heldout_errors(model, scheduler, clips).mean().item()
+
+
+@torch.no_grad()
+def heldout_errors(model: nn.Module, scheduler: DDPMScheduler, clips: list[HeldoutClip]) -> Tensor:
+    """
+    Denoising errors on held-out clips, one by one; [`heldout_loss`] is their mean.
+
+    Args:
+        model (`torch.nn.Module`): The denoiser, in evaluation mode.
+        scheduler (`DDPMScheduler`): The noise schedule.
+        clips (`list[HeldoutClip]`): From [`prepare_heldout`], at least one.
+
+    Returns:
+        `torch.Tensor` of shape `(clips, timesteps)`: float64.
+    """
     losses = []
     for clip in clips:
         for noise, timestep in zip(clip.noise.split(1), clip.timesteps.split(1), strict=True):
@@ -285,4 +303,4 @@ def heldout_loss(model: nn.Module, scheduler: DDPMScheduler, clips: list[Heldout
                 model, scheduler, clip.latents, clip.conditions, noise=noise, timesteps=timestep
             )
             losses.append(loss)
-    return torch.stack(losses).double().mean().item()
+    return torch.stack(losses).double().unflatten(0, (len(clips), -1))

@@ -1,8 +1,9 @@
 """Settings of `train_video_unet.py`."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from diffusers_video.conditioning.frames import INTERPOLATION_RATE, MAX_CONTEXT_FRAMES
 from diffusers_video.conditioning.noise import NOISE_PRIORS
@@ -13,7 +14,7 @@ from diffusers_video.training.denoiser_config import DenoiserConfig
 
 TRAINED_PARTS = ("temporal", "all", "lora", "spatial")
 TASKS = ("text-to-video", "key-frames", "interpolation")
-SECOND_STRIDE = INTERPOLATION_RATE  # of interpolation, beside 1: the frames of the pass before
+_TIMESTEP_BIAS = ("timestep_bias_begin", "timestep_bias_end", "timestep_bias_multiplier")
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,9 @@ class VideoUNetConfig(DenoiserConfig):
     task: str = option("text-to-video", "What the model learns: text-to-video, key-frames or interpolation.")
     train: str = option("temporal", "What trains: temporal, all, lora, or spatial (on single frames).")
     fps_conditioning: bool = option(False, "Tell a new video model the frame rate of every clip.")
+    temporal_options: str | None = option(
+        None, "Options of a new video model beside its preset as JSON, such as '{\"temporal_cross_attention\": true}'."
+    )
     rank: int = option(8, "Rank of the LoRA layers.")
     lora_alpha: float | None = option(None, "Scale of the LoRA layers times their rank; the rank by default.")
     lora_target_modules: list[str] = option(
@@ -41,11 +45,17 @@ class VideoUNetConfig(DenoiserConfig):
     validation_prompts: list[str] = option([], "Videos drawn at every validation.")
     noise_prior: str = option("independent", "Noise across frames: independent, mixed or progressive.")
     noise_prior_strength: float = option(1.0, "alpha of mixed and progressive noise.")
+    timestep_bias_begin: int = option(0, "First of the timesteps that `timestep_bias_multiplier` is for.")
+    timestep_bias_end: int = option(1000, "The timestep behind the last of them.")
+    timestep_bias_multiplier: float = option(1.0, "How many times as often those timesteps are drawn as the others.")
     num_given_probabilities: list[float] = option(
         [], "Chances of 0, 1 and 2 given first frames with `task=key-frames`; equal by default."
     )
     context_dropout: float | None = option(
         None, "Chance that no frame is given with `task=interpolation`, for context guidance; 0.1 by default."
+    )
+    interpolation_rate: int | None = option(
+        None, "Frames of the result for each given one with `task=interpolation`, the new ones and 1; 4 by default."
     )
     max_noise_level: int = option(0, "Highest timestep of the noise on given frames, which the model is told; or 0.")
 
@@ -58,7 +68,11 @@ class VideoUNetConfig(DenoiserConfig):
         "rank": (1, None, False),
         "lora_alpha": (0, None, True),
         "noise_prior_strength": (0, None, True),
+        "timestep_bias_begin": (0, 998, False),
+        "timestep_bias_end": (1, 1000, False),
+        "timestep_bias_multiplier": (0, None, True),
         "context_dropout": (0, 1, False),
+        "interpolation_rate": (2, None, False),
         "max_noise_level": (0, 999, False),
     }
 
@@ -68,24 +82,57 @@ class VideoUNetConfig(DenoiserConfig):
         _check_lengths(self)
         _check_lora(self)
         _check_noise_prior(self)
+        _check_timestep_bias(self)
+        self.read_temporal_options()
+
+    def read_temporal_options(self) -> dict[str, Any]:
+        """
+        Read `temporal_options`.
+
+        Returns:
+            `dict[str, Any]`: Options of [`UNetVideoConditionModel`], whose names are checked when it is made.
+
+        Raises:
+            ValueError: If they are no JSON object, or name what has a flag.
+        """
+        if self.temporal_options is None:
+            return {}
+        try:
+            options = json.loads(self.temporal_options)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`temporal_options` must be JSON, but is {self.temporal_options!r}: {error}.") from error
+        if not isinstance(options, dict) or "added_time_ids" in options:
+            raise ValueError(
+                "`temporal_options` must be an object without `added_time_ids`, which follow from other flags, but is"
+                f" {self.temporal_options!r}."
+            )
+        return options
+
+    @property
+    def rate(self) -> int:
+        """`int`: Frames of an interpolated video for each given one."""
+        return self.interpolation_rate or INTERPOLATION_RATE
 
     @property
     def frames_per_clip(self) -> int:
         """`int`: Frames per clip where no buckets are named."""
         if self.task == "interpolation":
-            return self.num_frames or INTERPOLATION_RATE * SECOND_STRIDE + 1
+            return self.num_frames or self.rate**2 + 1  # windows of both rates, see `draw_windows`
         return self.num_frames or (1 if self.train == "spatial" else 16)
 
     @property
     def idle_settings(self) -> tuple[str, ...]:
         """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        idle = () if self.timestep_bias_multiplier != 1 else _TIMESTEP_BIAS
+        idle += tuple(name for name in ("interpolation_rate", "temporal_options") if getattr(self, name) is None)
         if self.task != "text-to-video":
-            return ()
-        return ("task", "num_given_probabilities", "context_dropout", "max_noise_level")
+            return idle
+        return (*idle, "task", "num_given_probabilities", "context_dropout", "max_noise_level")
 
 
 def _check_task(config: VideoUNetConfig) -> None:
     owners = {"num_given_probabilities": ("key-frames",), "context_dropout": ("interpolation",)}
+    owners["interpolation_rate"] = ("interpolation",)
     owners["max_noise_level"] = ("key-frames", "interpolation")
     for name, tasks in owners.items():
         if config.task not in tasks and getattr(config, name) != VideoUNetConfig.default_of(name):
@@ -113,7 +160,7 @@ def _check_task(config: VideoUNetConfig) -> None:
             "`validation_prompts` must be empty with `task=interpolation`, which needs frames beside them. Leave them"
             " out; the preview is drawn from the first clip."
         )
-    least = MAX_CONTEXT_FRAMES + 1 if config.task == "key-frames" else INTERPOLATION_RATE + 1
+    least = MAX_CONTEXT_FRAMES + 1 if config.task == "key-frames" else config.rate + 1
     for name in config.bucket_names():
         if Bucket.parse(name).num_frames < least:
             raise ValueError(
@@ -144,4 +191,16 @@ def _check_noise_prior(config: VideoUNetConfig) -> None:
     if config.noise_prior == "independent" and config.noise_prior_strength != 1.0:
         raise ValueError(
             "`noise_prior_strength` has no effect on independent noise. Set `noise_prior`, or leave it out."
+        )
+
+
+def _check_timestep_bias(config: VideoUNetConfig) -> None:
+    begin, end = config.timestep_bias_begin, config.timestep_bias_end
+    if begin >= end:
+        raise ValueError(f"`timestep_bias_begin` must be below `timestep_bias_end`, but is {begin}, the end {end}.")
+    is_range_given = (begin, end) != (0, 1000)
+    if is_range_given != (config.timestep_bias_multiplier != 1):
+        raise ValueError(
+            "`timestep_bias_multiplier` has an effect only with a range of timesteps, and a range only with it, but"
+            f" they are {config.timestep_bias_multiplier:g} and {begin} to {end}. Give both, or none."
         )

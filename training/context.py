@@ -17,14 +17,16 @@ from diffusers_video.conditioning.frames import (
     first_frames_mask,
 )
 from diffusers_video.conditioning.noise import draw_noise
-from diffusers_video.training.config import SECOND_STRIDE, VideoUNetConfig
+from diffusers_video.training.config import VideoUNetConfig
 
 
 _CLIP_TENSORS = ("pixel_values", "latents_mean", "latents_std")
 _CONTEXT_DROPOUT = 0.1
 
 
-def take_windows(batch: Mapping[str, Any], strides: Tensor, starts: Tensor) -> dict[str, Any]:
+def take_windows(
+    batch: Mapping[str, Any], strides: Tensor, starts: Tensor, rate: int = INTERPOLATION_RATE
+) -> dict[str, Any]:
     """
     Take the window of an interpolation model out of each clip, before it is encoded.
 
@@ -33,11 +35,12 @@ def take_windows(batch: Mapping[str, Any], strides: Tensor, starts: Tensor) -> d
             `(batch_size, channels, num_frames, height, width)`.
         strides (`torch.Tensor` of shape `(batch_size,)`): Frames from one to the next.
         starts (`torch.Tensor` of shape `(batch_size,)`): First frames.
+        rate (`int`, *optional*, defaults to 4): Frames of the result for each given one.
 
     Returns:
-        `dict[str, Any]`: The batch with windows of 5 frames, and the rate that these have.
+        `dict[str, Any]`: The batch with windows of `rate + 1` frames, and the frames per second that these have.
     """
-    window = torch.arange(INTERPOLATION_RATE + 1)
+    window = torch.arange(rate + 1)
     taken = {}
     for name in _CLIP_TENSORS:
         if name in batch:
@@ -46,14 +49,17 @@ def take_windows(batch: Mapping[str, Any], strides: Tensor, starts: Tensor) -> d
     return {**batch, **taken, "fps": batch["fps"] / strides.to(batch["fps"])}
 
 
-def draw_windows(batch: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
+def draw_windows(
+    batch: Mapping[str, Any], generator: torch.Generator, rate: int = INTERPOLATION_RATE
+) -> dict[str, Any]:
     """
-    Draw the window of an interpolation model from each clip: both rates, where the clip is long enough, and all
-    places alike.
+    Draw the window of an interpolation model from each clip: neighbouring frames, or every `rate`-th one as in the
+    pass before, where the clip is long enough; all places alike.
 
     Args:
         batch (`Mapping[str, Any]`): See [`take_windows`].
         generator (`torch.Generator`): Source of randomness, on the CPU.
+        rate (`int`, *optional*, defaults to 4): See [`take_windows`].
 
     Returns:
         `dict[str, Any]`: See [`take_windows`].
@@ -63,27 +69,28 @@ def draw_windows(batch: Mapping[str, Any], generator: torch.Generator) -> dict[s
     """
     num_frames = next(batch[name].shape[2] for name in _CLIP_TENSORS if name in batch)
     size = len(batch["fps"])
-    choices = torch.tensor([one for one in (1, SECOND_STRIDE) if INTERPOLATION_RATE * one < num_frames])
+    choices = torch.tensor([one for one in (1, rate) if rate * one < num_frames])
     strides = choices[torch.randint(len(choices), (size,), generator=generator)]
-    places = num_frames - INTERPOLATION_RATE * strides
+    places = num_frames - rate * strides
     starts = (torch.rand(size, generator=generator) * places).long().clamp(max=places - 1)
-    return take_windows(batch, strides, starts)
+    return take_windows(batch, strides, starts, rate)
 
 
-def heldout_window(batch: Mapping[str, Any], place: int) -> dict[str, Any]:
+def heldout_window(batch: Mapping[str, Any], place: int, rate: int = INTERPOLATION_RATE) -> dict[str, Any]:
     """
     Take a fixed window: every second held-out clip has the lower rate, where it is long enough.
 
     Args:
         batch (`Mapping[str, Any]`): One clip, see [`take_windows`].
         place (`int`): Number of the clip.
+        rate (`int`, *optional*, defaults to 4): See [`take_windows`].
 
     Returns:
         `dict[str, Any]`: See [`take_windows`].
     """
     num_frames = next(batch[name].shape[2] for name in _CLIP_TENSORS if name in batch)
-    stride = SECOND_STRIDE if place % 2 and INTERPOLATION_RATE * SECOND_STRIDE < num_frames else 1
-    return take_windows(batch, torch.tensor([stride]), torch.tensor([0]))
+    stride = rate if place % 2 and rate**2 < num_frames else 1
+    return take_windows(batch, torch.tensor([stride]), torch.tensor([0]), rate)
 
 
 def draw_frame_mask(config: VideoUNetConfig, batch_size: int, num_frames: int, generator: torch.Generator) -> Tensor:
@@ -167,13 +174,14 @@ def context_conditions(
     return conditions
 
 
-def preview_arguments(task: str, clip: Mapping[str, Any]) -> dict[str, Any]:
+def preview_arguments(task: str, clip: Mapping[str, Any], rate: int = INTERPOLATION_RATE) -> dict[str, Any]:
     """
     Frames of a clip that the preview of a trained model goes on from.
 
     Args:
         task (`str`): See [`VideoUNetConfig`].
         clip (`Mapping[str, Any]`): `pixel_values` `(3, num_frames, height, width)` in [-1, 1], or `latents_mean`.
+        rate (`int`, *optional*, defaults to 4): See [`take_windows`].
 
     Returns:
         `dict[str, Any]`: Arguments of the task's pipeline.
@@ -186,10 +194,6 @@ def preview_arguments(task: str, clip: Mapping[str, Any]) -> dict[str, Any]:
     else:
         frames = (clip["pixel_values"].transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
     if task == "interpolation":
-        return (
-            {"frame_latents": frames[:, :, ::INTERPOLATION_RATE]}
-            if is_latent
-            else {"frames": frames[::INTERPOLATION_RATE]}
-        )
+        return {"frame_latents": frames[:, :, ::rate]} if is_latent else {"frames": frames[::rate]}
     given = frames[:, :, :MAX_CONTEXT_FRAMES] if is_latent else frames[:MAX_CONTEXT_FRAMES]
     return {"conditions": [FrameCondition(given, tuple(range(MAX_CONTEXT_FRAMES)), is_latent=is_latent)]}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_video.layers.layout import videos_to_images
+from diffusers_video.layers.temporal_attention import TemporalAttention
 from diffusers_video.models.autoencoder_kl_video import AutoencoderKLVideo
 from diffusers_video.training.adversarial import adaptive_weight, hinge_loss
 from diffusers_video.training.perceptual import PerceptualDistance
@@ -85,13 +86,17 @@ class DecoderLoss:
 
 def last_layer(vae: AutoencoderKLVideo) -> nn.Parameter:
     """
-    Find the last layer of a decoder.
+    Find the last layer of a decoder that trains: its last convolution, or the last of the temporal attention.
 
     Args:
         vae ([`AutoencoderKLVideo`]): The autoencoder.
 
     Returns:
-        `torch.nn.Parameter`: Its weight.
+        `torch.nn.Parameter`: Its weight; that of the last convolution, if neither trains.
     """
-    layer = vae.decoder.conv_out if vae.decoder.time_conv_out is None else vae.decoder.time_conv_out
-    return layer.weight
+    conv = vae.decoder.conv_out if vae.decoder.time_conv_out is None else vae.decoder.time_conv_out
+    blocks = (vae.decoder.mid_block, *vae.decoder.up_blocks)  # in the order they run
+    attentions = [module for block in blocks for module in block.modules() if isinstance(module, TemporalAttention)]
+    if conv.weight.requires_grad or vae.config.temporal_conv or not attentions:
+        return conv.weight
+    return attentions[-1].to_out[0].weight

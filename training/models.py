@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
+from diffusers.utils import logging
 from peft import LoraConfig
 from torch import nn
 
-from diffusers_video.conditioning.frames import INTERPOLATION_RATE
 from diffusers_video.layers.video_layers import is_temporal
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines.frame_interpolation import FrameInterpolationPipeline
@@ -21,6 +21,8 @@ from diffusers_video.pipelines.windows import MET_NUMBERS
 from diffusers_video.training.config import VideoUNetConfig
 from diffusers_video.training.denoiser_config import DenoiserConfig
 
+
+logger = logging.get_logger(__name__)
 
 TASK_PIPELINES = {
     "text-to-video": TextToVideoPipeline,
@@ -48,20 +50,21 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> Diffu
         ValueError: If it cannot be trained, or settings of new temporal layers come with trained ones.
     """
     name = config.pretrained_model_name_or_path
+    num_frames = config.rate + 1 if config.task == "interpolation" else num_frames
     load_options = {key: getattr(config, key) for key in ("revision", "variant") if getattr(config, key)}
     if is_video_pipeline(name, config.revision):
-        refuse_new_layers(config, ("preset", "fps_conditioning"))
+        refuse_new_layers(config, ("preset", "temporal_options", "fps_conditioning"))
         pipeline = _load_video_pipeline(config, name, load_options)
     else:
         added = _told_numbers(config)
-        options = {"added_time_ids": added} if added else {}
+        options = config.read_temporal_options() | ({"added_time_ids": added} if added else {})
+        load_options |= {} if config.train == "spatial" else {"num_frames": num_frames}
         preset = config.preset or "videoldm"
         pipeline_class = TASK_PIPELINES[config.task]
         pipeline = pipeline_class.from_image_model(name, preset, temporal_options=options, **load_options)
     _check_trainable(pipeline, name, config.task)
     if config.train != "spatial":
         prior = {"noise_prior": config.noise_prior, "noise_prior_strength": config.noise_prior_strength}
-        num_frames = INTERPOLATION_RATE + 1 if config.task == "interpolation" else num_frames
         pipeline.register_to_config(num_frames=num_frames, fps=float(fps), **prior)
     if config.task != "text-to-video":
         pipeline.register_to_config(max_noise_level=config.max_noise_level)
@@ -81,6 +84,12 @@ def _load_video_pipeline(config: VideoUNetConfig, name: str, load_options: dict[
     pipeline_class = TASK_PIPELINES[config.task]
     pipeline = DiffusionPipeline.from_pretrained(name, **load_options)
     pipeline.unet = add_context(pipeline.unet, pipeline.vae.config.latent_channels + 1, _told_numbers(config))
+    if config.task == "interpolation" and pipeline.unet.is_causal:
+        logger.warning(
+            "Temporal attention of this model saw earlier frames only. From now on it sees all, because the second of"
+            " two given frames tells about those between them."
+        )
+        pipeline.unet.register_to_config(temporal_attention="full")
     return pipeline if isinstance(pipeline, pipeline_class) else pipeline_class.from_pipe(pipeline)
 
 
@@ -115,8 +124,9 @@ def add_context(
             f" {unet.config.context_channels}."
         )
     ids = added_time_ids if missing else unet.config.added_time_ids
+    # Options that its file did not name are otherwise left at their defaults, whatever they are set to here.
     model = UNetVideoConditionModel.from_config(
-        {**unet.config, "context_channels": context_channels, "added_time_ids": ids}
+        {**unet.config, "_use_default_values": [], "context_channels": context_channels, "added_time_ids": ids}
     )
     model.load_state_dict(unet.state_dict(), strict=False)
     return model.to(unet.dtype).eval()

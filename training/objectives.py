@@ -16,14 +16,18 @@ NOISE_OFFSETS = ("frame", "clip")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
-def draw_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
+def draw_timesteps(
+    batch_size: int, num_train_timesteps: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
     """
-    Draw one timestep per video, each equally likely.
+    Draw one timestep per video, each equally likely unless there are weights.
 
     Args:
         batch_size (`int`): Number of videos.
         num_train_timesteps (`int`): Length of the noise schedule.
         generator (`torch.Generator`): Source of randomness, on the CPU.
+        weights (`torch.Tensor` of shape `(num_train_timesteps,)`, *optional*): Of the timesteps, from
+            [`timestep_weights`].
 
     Returns:
         `torch.Tensor` of shape `(batch_size,)`: int64 in [0, num_train_timesteps).
@@ -31,7 +35,32 @@ def draw_timesteps(batch_size: int, num_train_timesteps: int, generator: torch.G
     Source:
         VideoLDM (arXiv:2304.08818), Section 2: tau is uniform over the diffusion times; all frames share it.
     """
+    if weights is not None:
+        return torch.multinomial(weights, batch_size, replacement=True, generator=generator)
     return torch.randint(num_train_timesteps, (batch_size,), generator=generator)
+
+
+def timestep_weights(num_train_timesteps: int, begin: int, end: int, multiplier: float) -> Tensor | None:
+    """
+    Weights that draw a range of timesteps more often, or more rarely, than the others.
+
+    Args:
+        num_train_timesteps (`int`): Length of the noise schedule.
+        begin (`int`): First timestep of the range.
+        end (`int`): The timestep behind its last one; a longer range ends with the schedule.
+        multiplier (`float`): How many times as often a timestep of the range is drawn as one outside it.
+
+    Returns:
+        `torch.Tensor` of shape `(num_train_timesteps,)`: float32; `None` where all are equally likely.
+
+    Source:
+        Flags `timestep_bias_*` of diffusers' training scripts, with the strategy "range".
+    """
+    if multiplier == 1:
+        return None
+    weights = torch.ones(num_train_timesteps)
+    weights[begin:end] *= multiplier
+    return weights
 
 
 def add_noise_offset(noise: Tensor, strength: float, *, per: str = "frame", generator: torch.Generator) -> Tensor:

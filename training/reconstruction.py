@@ -11,6 +11,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from diffusers_video.layers.layout import images_to_videos, videos_to_images
+from diffusers_video.metrics.consistency import flicker
+from diffusers_video.metrics.frames import psnr
 
 
 class FrameAutoencoder(nn.Module):
@@ -60,36 +62,6 @@ def reconstruction_loss(reconstructions: Tensor, images: Tensor, kind: str) -> T
     return sum(terms[name].mean() for name in kind.split("+"))
 
 
-def psnr(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """
-    Measure reconstructions, clamped to the range of pictures.
-
-    Args:
-        reconstructions (`torch.Tensor` of shape `(num_images, channels, height, width)`): Values around [-1, 1].
-        images (`torch.Tensor` of the same shape): Values in [-1, 1].
-
-    Returns:
-        `torch.Tensor` of shape `(num_images,)`: Peak signal-to-noise ratio in dB; the peak is 2, from -1 to 1.
-    """
-    squared = (reconstructions.float().clamp(-1, 1) - images.float()).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / squared.clamp(min=1e-12))
-
-
-def flicker(reconstructions: Tensor, videos: Tensor) -> Tensor:
-    """
-    Measure how much reconstructions change from frame to frame where the originals do not, or less or otherwise.
-
-    Args:
-        reconstructions (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Values around
-            [-1, 1]; they are clamped to it.
-        videos (`torch.Tensor` of the same shape): Values in [-1, 1]; at least 2 frames.
-
-    Returns:
-        `torch.Tensor`: Scalar, the mean absolute difference between the frame-to-frame changes of both.
-    """
-    return (reconstructions.float().clamp(-1, 1).diff(dim=2) - videos.float().diff(dim=2)).abs().mean()
-
-
 def reconstruct_frames(model: nn.Module, videos: Tensor) -> Tensor:
     """
     Reconstruct videos by an autoencoder of images, from the mode of each posterior.
@@ -122,17 +94,19 @@ def heldout_reconstruction(
         device (`torch.device`): Where it runs.
 
     Returns:
-        `dict[str, float]`: `heldout_loss`, the mean of `loss_fn`; `heldout_psnr` in dB, the mean over frames; and of
-        clips with several frames `heldout_flicker`, the mean of [`flicker`].
+        `dict[str, float]`: `heldout_loss`, the mean of `loss_fn`; `heldout_psnr` in dB, the mean of [`psnr`] over
+        frames; and of clips with several frames `heldout_flicker`, the mean of [`flicker`]. Both are of
+        reconstructions clamped to [-1, 1].
     """
     measured: dict[str, list[Tensor]] = {"heldout_loss": [], "heldout_psnr": [], "heldout_flicker": []}
     for clip in clips:
         videos = clip["pixel_values"][None].to(device)
         reconstructions = reconstruct(videos)
         measured["heldout_loss"].append(loss_fn(reconstructions, videos))
-        measured["heldout_psnr"].append(psnr(videos_to_images(reconstructions), videos_to_images(videos)).mean())
+        pictures = reconstructions.float().clamp(-1, 1)  # as they are shown
+        measured["heldout_psnr"].append(psnr(pictures, videos, value_range=(-1, 1)).mean())
         if videos.shape[2] > 1:
-            measured["heldout_flicker"].append(flicker(reconstructions, videos))
+            measured["heldout_flicker"].append(flicker(pictures, videos, value_range=(-1, 1)).mean())
     return {name: torch.stack(values).double().mean().item() for name, values in measured.items() if values}
 
 

@@ -142,7 +142,7 @@ def finish(
         pipeline.unet = unet
         clip = dataset[0]
         prompt = config.validation_prompts[0] if config.validation_prompts else clip["text"]
-        given = preview_arguments(config.task, clip)
+        given = preview_arguments(config.task, clip, config.rate)
         results = read_results(config.output_dir)
         save_pipeline(pipeline.to("cpu"), config, size=dataset.buckets[0], prompt=prompt, results=results, given=given)
         for name, value in results.items():

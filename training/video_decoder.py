@@ -31,9 +31,11 @@ def load_video_autoencoder(config: VideoDecoderConfig) -> AutoencoderKLVideo:
     kind = settings.get("_class_name", AutoencoderKL.__name__)
     if kind == AutoencoderKL.__name__:
         vae = AutoencoderKL.from_pretrained(name, **source)
-        return AutoencoderKLVideo.from_autoencoder_kl(vae, temporal_attention=config.temporal_attention or "none")
-    if config.temporal_attention is not None:
-        raise ValueError(f"`temporal_attention` is for new video models, but {name!r} is a `{kind}`. Leave it out.")
+        options = {} if config.temporal_attention is None else {"temporal_attention": config.temporal_attention}
+        return AutoencoderKLVideo.from_autoencoder_kl(vae, config.preset or "videoldm", **options)
+    for option in ("preset", "temporal_attention"):
+        if getattr(config, option) is not None:
+            raise ValueError(f"`{option}` is for new video models, but {name!r} is a `{kind}`. Leave it out.")
     if kind == AutoencoderKLVideo.__name__:
         return AutoencoderKLVideo.from_pretrained(name, **source)
     if kind == AutoencoderKLTemporalDecoder.__name__:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from diffusers_video.data.buckets import Bucket
+from diffusers_video.models.autoencoder_kl_video import DECODER_PRESETS, TEMPORAL_ATTENTIONS
 from diffusers_video.training.autoencoder_config import RECONSTRUCTION_LOSSES
 from diffusers_video.training.base_config import TrainingConfig, option
 
 
 TRAINED_PARTS = ("temporal", "decoder")
-TEMPORAL_ATTENTIONS = ("none", "full", "causal")
 
 
 @dataclass(kw_only=True)
@@ -28,8 +28,9 @@ class VideoDecoderConfig(TrainingConfig):
     )
     revision: str | None = option(None, "Revision of the model on the Hub.")
     train: str = option("temporal", "What trains: temporal (the temporal layers) or decoder (all of the decoder).")
+    preset: str | None = option(None, "Temporal layers of a new video autoencoder: videoldm (default) or videovae.")
     temporal_attention: str | None = option(
-        None, "Attention over time in the decoder of a new video autoencoder: none (the default), full or causal."
+        None, "Attention over time in a new video autoencoder: none, full or causal; what the preset has by default."
     )
     decode_chunk_overlap: int | None = option(
         None, "Frames that chunks share when decoding: a quarter of a clip by default; chunks are as long as clips."
@@ -56,7 +57,8 @@ class VideoDecoderConfig(TrainingConfig):
         "rec_loss": RECONSTRUCTION_LOSSES,
     }
     optional_choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.optional_choices | {
-        "temporal_attention": TEMPORAL_ATTENTIONS
+        "preset": tuple(DECODER_PRESETS),
+        "temporal_attention": TEMPORAL_ATTENTIONS,
     }
     ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
         "decode_chunk_overlap": (0, None, False),
@@ -81,3 +83,8 @@ class VideoDecoderConfig(TrainingConfig):
         changed += ["fixed_disc_weight"] if self.fixed_disc_weight else []
         if changed and self.disc_weight == 0:
             raise ValueError(f"`{changed[0]}` has no effect with `disc_weight=0`. Leave it out.")
+
+    @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        return ("preset",) if self.preset is None else ()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .context_embedding import fit_context
 from .layout import images_to_videos
 from .temporal_attention import zero_init
 
@@ -92,9 +93,7 @@ class TemporalResnetBlock(nn.Module):
             temb = self.time_emb_proj(self.nonlinearity(temb))
             hidden_states = hidden_states + images_to_videos(temb[:, :, None, None], num_frames)
         if self.context_proj is not None:
-            context = self.context_proj(context)
-            if context.shape[-2:] != hidden_states.shape[-2:]:  # odd sizes are halved in different ways
-                context = functional.interpolate(context, size=hidden_states.shape[-2:])
+            context = fit_context(self.context_proj(context), hidden_states.shape[-2:])
             hidden_states = hidden_states + images_to_videos(context, num_frames)
         hidden_states = self.nonlinearity(self.norm2(hidden_states))
         return self.conv2(self.dropout(hidden_states))

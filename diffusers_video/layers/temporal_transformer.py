@@ -137,7 +137,7 @@ class FramePositionEmbedding(TimestepEmbedding):
 def apply_temporal_block(
     block: TemporalTransformerBlock,
     spatial: Tensor,
-    positions: Tensor,
+    embedded: Tensor,
     time_mixer: TimeMixer,
     clip: Clip,
     checkpoint: Callable[..., Tensor] | None = None,
@@ -148,7 +148,9 @@ def apply_temporal_block(
     Args:
         block ([`TemporalTransformerBlock`]): The temporal block.
         spatial (`torch.Tensor` of shape `(batch_size * num_frames, positions, channels)`): Spatial tokens.
-        positions (`torch.Tensor` of shape `(num_frames, channels)`): Embedded frame indices.
+        embedded (`torch.Tensor` of shape `(num_frames, 1, channels)`, or
+            `(batch_size, num_frames, positions, channels)`): What the block is told of each frame, its index at least;
+            it is added to the tokens.
         time_mixer ([`TimeMixer`]): How the two are blended.
         clip ([`Clip`]): The clip.
         checkpoint (`Callable`, *optional*): diffusers' gradient checkpointing function, when it is switched on.
@@ -157,6 +159,6 @@ def apply_temporal_block(
         `torch.Tensor` of the shape of `spatial`.
     """
     spatial_BFSC = spatial.unflatten(0, (-1, clip.num_frames))
-    temporal_BFSC = spatial_BFSC + positions[:, None]
+    temporal_BFSC = spatial_BFSC + embedded
     temporal_BFSC = block(temporal_BFSC, clip) if checkpoint is None else checkpoint(block, temporal_BFSC, clip)
     return blend(spatial_BFSC, temporal_BFSC, time_mixer(spatial_BFSC, clip.image_only)).flatten(0, 1)

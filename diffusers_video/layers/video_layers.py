@@ -16,8 +16,10 @@ from diffusers.models.unets.unet_2d_blocks import KAttentionBlock
 from torch import Tensor, nn
 
 from .clip import Clip
+from .context_embedding import fit_context
+from .frame_adaptor import AdaptedBlock, FrameAdaptor
 from .layout import images_to_videos, maps_to_tokens, match_strides, tokens_to_maps
-from .temporal_attention import PerVideoAttention, repeat_rows
+from .temporal_attention import PerVideoAttention, repeat_rows, zero_init
 from .temporal_resnet import TemporalResnetBlock
 from .temporal_transformer import FramePositionEmbedding, TemporalTransformerBlock, apply_temporal_block
 from .time_mixer import TimeMixer, add_residual
@@ -33,7 +35,10 @@ TEMPORAL_MODULES = frozenset(
         "time_mixer",
         "clip_embedding",
         "context_embedding",
+        "context_proj",
         "time_conv_out",
+        "frame_adaptor",
+        "sampler_adaptors",
     }
 )
 
@@ -54,7 +59,10 @@ class TemporalOptions:
         dropout (`float`, *optional*, defaults to 0.0): Dropout in the temporal layers.
         upcast_attention (`bool`, *optional*, defaults to `False`): Attention scores in float32, as the image model.
         context_widths (`tuple[int, ...]`, *optional*, defaults to `()`): Channels of the maps of given frames that the
-            temporal residual blocks read, one per level; empty for blocks that read none.
+            temporal residual blocks read, one per level; empty for layers that read none. Without these blocks the
+            temporal attention layers read them.
+        frame_adaptor (`int`, *optional*): Frames of the clips that scales and shifts per frame are trained on, which
+            stand behind convolutions; `None` builds none.
     """
 
     conv: bool = True
@@ -67,14 +75,24 @@ class TemporalOptions:
     dropout: float = 0.0
     upcast_attention: bool = False
     context_widths: tuple[int, ...] = ()
+    frame_adaptor: int | None = None
 
 
 class _VideoResnet(nn.Module):
     """A residual block that reads the clip where its blocks pass the time embedding."""
 
+    spatial_class: type[nn.Module]
+
     def add_temporal_layers(self, options: TemporalOptions, temb_channels: int | None, level: int) -> None:
-        self.temporal_res_block = self.time_mixer = None
+        self.temporal_res_block = self.time_mixer = self.frame_adaptor = self.temporal_attention = None
         self.context_level = level if options.context_widths else None
+        if options.frame_adaptor is not None:
+            self.frame_adaptor = nn.ModuleDict(
+                {
+                    "after_conv1": FrameAdaptor(options.frame_adaptor, self.conv1.out_channels),
+                    "after_conv2": FrameAdaptor(options.frame_adaptor, self.conv2.out_channels),
+                }
+            )
         if options.conv and not (self.up or self.down):  # residual blocks used as down- or up-samplers stay spatial
             self.temporal_res_block = TemporalResnetBlock(
                 self.conv2.out_channels,
@@ -88,9 +106,13 @@ class _VideoResnet(nn.Module):
 
     def forward(self, input_tensor: Tensor, temb: Clip) -> Tensor:
         clip = temb
-        hidden_states = super().forward(input_tensor, clip.temb)
-        if self.temporal_res_block is None:
-            return hidden_states
+        block = self if self.frame_adaptor is None else AdaptedBlock(self, clip)
+        hidden_states = self.spatial_class.forward(block, input_tensor, clip.temb)
+        if self.temporal_res_block is not None:
+            hidden_states = self._mix_neighbours(hidden_states, clip)
+        return hidden_states if self.temporal_attention is None else self.temporal_attention(hidden_states, clip)
+
+    def _mix_neighbours(self, hidden_states: Tensor, clip: Clip) -> Tensor:  # NCHW -> NCHW
         hidden_BCFHW = images_to_videos(hidden_states, clip.num_frames)
         context = None if self.context_level is None else clip.context[self.context_level]
         residual_BCFHW = self.temporal_res_block(hidden_BCFHW, clip.temb, context)
@@ -102,16 +124,28 @@ class _VideoResnet(nn.Module):
 class VideoResnetBlock2D(_VideoResnet, ResnetBlock2D):
     """`ResnetBlock2D` followed by a temporal residual block (VideoLDM, arXiv:2304.08818, Figure 4)."""
 
+    spatial_class = ResnetBlock2D
+
 
 class VideoResnetBlockCondNorm2D(_VideoResnet, ResnetBlockCondNorm2D):
     """`ResnetBlockCondNorm2D` followed by a temporal residual block."""
+
+    spatial_class = ResnetBlockCondNorm2D
 
 
 class VideoLayerWithAttention(nn.Module):
     """An attention layer with a stack of temporal transformer blocks."""
 
     def add_temporal_layers(
-        self, options: TemporalOptions, *, channels: int, heads: int, dim_head: int, text_dim: int | None, depth: int
+        self,
+        options: TemporalOptions,
+        *,
+        channels: int,
+        heads: int,
+        dim_head: int,
+        text_dim: int | None,
+        depth: int,
+        level: int = 0,
     ) -> None:
         """
         Put temporal transformer blocks onto the layer; new ones change nothing.
@@ -123,8 +157,10 @@ class VideoLayerWithAttention(nn.Module):
             dim_head (`int`): Channels of a head.
             text_dim (`int`, *optional*): Width of the text, where the layer reads one.
             depth (`int`): Number of blocks.
+            level (`int`, *optional*, defaults to 0): Level of the U-Net that the layer stands on.
         """
-        self.temporal_transformer_blocks = self.time_pos_embed = self.time_mixer = None
+        self.temporal_transformer_blocks = self.time_pos_embed = self.time_mixer = self.context_proj = None
+        self.context_level = level
         text_dim = text_dim if options.cross_attention else None
         if options.self_attention or options.feed_forward or text_dim is not None:
             self.temporal_transformer_blocks = nn.ModuleList(
@@ -143,15 +179,43 @@ class VideoLayerWithAttention(nn.Module):
             )
             self.time_pos_embed = FramePositionEmbedding(channels)
             self.time_mixer = TimeMixer(options.mixing)
+            if options.context_widths and not options.conv:
+                self.context_proj = nn.Conv2d(options.context_widths[level], channels, kernel_size=1)
+                zero_init(self.context_proj)
+
+    def _embed_frames(self, tokens: Tensor, clip: Clip, height: int) -> Tensor:
+        """What temporal blocks are told of each frame, `(F, 1, C)` or `(B, F, S, C)`: its place, and what is given."""
+        embedded = self.time_pos_embed(clip.num_frames, tokens)[:, None]
+        if self.context_proj is None:
+            return embedded
+        context = fit_context(self.context_proj(clip.context[self.context_level]), (height, tokens.shape[1] // height))
+        return embedded + maps_to_tokens(context).unflatten(0, (-1, clip.num_frames))
 
     def _mix_maps(self, maps: Tensor, clip: Clip) -> Tensor:  # NCHW -> NCHW, behind a layer that returns maps
         if self.temporal_transformer_blocks is None:
             return maps
         tokens = maps_to_tokens(maps)
-        positions = self.time_pos_embed(clip.num_frames, tokens)
+        embedded = self._embed_frames(tokens, clip, maps.shape[-2])
         for block in self.temporal_transformer_blocks:
-            tokens = apply_temporal_block(block, tokens, positions, self.time_mixer, clip)
+            tokens = apply_temporal_block(block, tokens, embedded, self.time_mixer, clip)
         return match_strides(tokens_to_maps(tokens, maps.shape[-2]), maps)
+
+
+class TemporalAttentionLayer(VideoLayerWithAttention):
+    """Temporal transformer blocks on the maps of a layer that has no attention of its own."""
+
+    def forward(self, maps: Tensor, clip: Clip) -> Tensor:
+        """
+        Mix the frames.
+
+        Args:
+            maps (`torch.Tensor` of shape `(batch_size * num_frames, channels, height, width)`): Features.
+            clip ([`Clip`]): The clip they belong to.
+
+        Returns:
+            `torch.Tensor` of the shape of `maps`.
+        """
+        return self._mix_maps(maps, clip)
 
 
 class VideoTransformer2DModel(VideoLayerWithAttention, Transformer2DModel):
@@ -178,7 +242,7 @@ class VideoTransformer2DModel(VideoLayerWithAttention, Transformer2DModel):
         images, _, height, width = hidden_states.shape
         residual = hidden_states
         tokens, inner_dim = self._operate_on_continuous_inputs(hidden_states)
-        positions = None
+        embedded = None
         checkpoint = (
             self._gradient_checkpointing_func if torch.is_grad_enabled() and self.gradient_checkpointing else None
         )
@@ -187,10 +251,10 @@ class VideoTransformer2DModel(VideoLayerWithAttention, Transformer2DModel):
             arguments += (cross_attention_kwargs, class_labels)
             tokens = block(*arguments) if checkpoint is None else checkpoint(block, *arguments)
             if self.temporal_transformer_blocks is not None:
-                if positions is None:  # made here: the peak of memory lies in the spatial block
-                    positions = self.time_pos_embed(clip.num_frames, tokens)
+                if embedded is None:  # made here: the peak of memory lies in the spatial block
+                    embedded = self._embed_frames(tokens, clip, height)
                 temporal_block = self.temporal_transformer_blocks[index]
-                tokens = apply_temporal_block(temporal_block, tokens, positions, self.time_mixer, clip, checkpoint)
+                tokens = apply_temporal_block(temporal_block, tokens, embedded, self.time_mixer, clip, checkpoint)
         output = self._get_output_for_continuous_inputs(tokens, residual, images, height, width, inner_dim)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
@@ -273,14 +337,15 @@ def make_video_layer(layer: nn.Module, options: TemporalOptions, temb_channels: 
             dim_head=layer.attention_head_dim,
             text_dim=layer.config.cross_attention_dim,
             depth=len(layer.transformer_blocks),
+            level=level,
         )
     elif type(layer) is KAttentionBlock:
         layer.__class__ = VideoKAttentionBlock
         _make_attention_per_video(layer)
-        _add_to_attention(layer, layer.attn2, options)
+        _add_to_attention(layer, layer.attn2, options, level)
     elif type(layer) is Attention:
         layer.__class__ = VideoAttention
-        _add_to_attention(layer, layer, options)
+        _add_to_attention(layer, layer, options, level)
 
 
 def _make_attention_per_video(layer: nn.Module) -> None:
@@ -289,7 +354,9 @@ def _make_attention_per_video(layer: nn.Module) -> None:
             module.__class__ = PerVideoAttention
 
 
-def _add_to_attention(layer: VideoLayerWithAttention, attention: Attention, options: TemporalOptions) -> None:
+def _add_to_attention(
+    layer: VideoLayerWithAttention, attention: Attention, options: TemporalOptions, level: int
+) -> None:
     is_text_read = attention.is_cross_attention or attention.added_kv_proj_dim is not None
     layer.add_temporal_layers(
         options,
@@ -298,6 +365,7 @@ def _add_to_attention(layer: VideoLayerWithAttention, attention: Attention, opti
         dim_head=attention.inner_dim // attention.heads,
         text_dim=(attention.added_kv_proj_dim or attention.cross_attention_dim) if is_text_read else None,
         depth=1,
+        level=level,
     )
 
 

@@ -9,6 +9,8 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
+from ..layers.video_layers import is_temporal
+
 
 PAPER_MAX_DISTANCE = 8  # VideoLDM (arXiv:2304.08818), appendix on convolutional use
 
@@ -148,6 +150,28 @@ class InflatedModelMixin(ChannelsLastMixin):
                 " loaded into the video model."
             )
         return nn.Module.to(model, device=image_model.device, dtype=image_model.dtype).train(image_model.training)
+
+    def to_image_model(self) -> ModelMixin:
+        """
+        Take the image model out: a new one with copies of the spatial weights and the options that it has.
+
+        Returns:
+            `ModelMixin`: Of the class `image_class`, in evaluation mode, where this model is and of its type.
+
+        Raises:
+            ValueError: If adapters are loaded, whose weights the image model has no place for.
+        """
+        own = self._own_options()
+        options = {name: value for name, value in self.config.items() if name not in own}
+        model = self.image_class.from_config({**options, "_class_name": self.image_class.__name__})
+        weights = {name: value for name, value in self.state_dict().items() if not is_temporal(name)}
+        unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
+        if unexpected:
+            raise ValueError(
+                f"The model holds weights of an adapter, such as {unexpected[0]!r}, which its image model lacks."
+                " Unload or fuse it first."
+            )
+        return nn.Module.to(model, device=self.device, dtype=self.dtype).eval()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> ModelMixin:

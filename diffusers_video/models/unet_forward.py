@@ -106,12 +106,14 @@ class UNetForwardMixin:
     ) -> Tensor:
         adapter = list(adapter or ())
         skips = [images]
-        for block in self.down_blocks:
+        for index, block in enumerate(self.down_blocks):
             if getattr(block, "has_cross_attention", False):
                 extra = {"additional_residuals": adapter.pop(0)} if adapter else {}
                 images, block_skips = block(hidden_states=images, temb=clip, **attention, **extra)
+                images, block_skips = self._adapt_frames(f"after_down_blocks_{index}", images, clip, block_skips)
             else:
                 images, block_skips = block(hidden_states=images, temb=clip)
+                images, block_skips = self._adapt_frames(f"after_down_blocks_{index}", images, clip, block_skips)
                 if adapter:
                     images += adapter.pop(0)
             skips += block_skips
@@ -138,7 +140,17 @@ class UNetForwardMixin:
                 upsample_size=skips[-1].shape[2:] if is_size_forced and not is_final else None,
                 **keywords,
             )
+            images, _ = self._adapt_frames(f"after_up_blocks_{index}", images, clip)
         return images
+
+    def _adapt_frames(
+        self, place: str, images: Tensor, clip: Clip, skips: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Adapt what a block's last convolution gave, which is the last skip connection as well."""
+        if self.sampler_adaptors is None or place not in self.sampler_adaptors:
+            return images, skips
+        images = self.sampler_adaptors[place](images, clip)
+        return images, (*skips[:-1], images) if skips else skips
 
 
 def sort_residuals(

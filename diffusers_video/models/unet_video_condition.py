@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.clip_embedding import ADDED_TIME_IDS, ClipEmbedding
 from ..layers.context_embedding import ContextEmbedding
+from ..layers.frame_adaptor import FrameAdaptor
 from ..layers.layout import images_to_videos, videos_to_images
 from ..layers.time_mixer import MIXINGS
 from ..layers.video_layers import TemporalOptions, make_video_layer, repeat_for_frames
@@ -29,6 +30,14 @@ TEMPORAL_ATTENTIONS = ("full", "causal", "none")
 PRESETS = {
     "videoldm": {},
     "light": {"temporal_cross_attention": False, "temporal_feed_forward": False},
+    "magicvideo": {
+        "temporal_conv": False,
+        "temporal_attention": "causal",
+        "temporal_cross_attention": False,
+        "temporal_feed_forward": False,
+        "mixing": "residual",
+        "frame_adaptor": 16,
+    },
 }
 
 
@@ -76,8 +85,13 @@ class UNetVideoConditionModel(
             Numbers per clip that the model is told, out of `"fps"`, `"motion_bucket_id"` and `"noise_level"`.
         added_time_embed_dim (`int`, *optional*, defaults to 256): Width of each number's sinusoid.
         context_channels (`int`, *optional*):
-            Channels of the given frames that the temporal residual blocks read: those of the latents and one for the
-            mask, 5 for latents of 4; `None` for a model that reads none.
+            Channels of the given frames that the temporal residual blocks read, or with `temporal_conv=False` the
+            temporal attention layers: those of the latents and one for the mask, 5 for latents of 4; `None` for a
+            model that reads none.
+        frame_adaptor (`int`, *optional*):
+            Frames of the clips of the training, for a model with a scale and a shift per frame and channel behind
+            every convolution of the residual blocks, and behind those that halve and double the size; `None` for a
+            model without. Shorter clips take the first rows, longer ones all of them, interpolated.
 
     Raises:
         ValueError: If an option has a value that is not listed here.
@@ -85,7 +99,8 @@ class UNetVideoConditionModel(
 
     Source:
         VideoLDM (arXiv:2304.08818), Section 3.1 and appendix; temporal layers as counted there and named in Stable
-        Video Diffusion (arXiv:2311.15127).
+        Video Diffusion (arXiv:2311.15127). MagicVideo (arXiv:2211.11018), Section 3.2: `frame_adaptor` and the
+        causal ("directed") attention.
     """
 
     image_class = UNet2DConditionModel
@@ -116,6 +131,7 @@ class UNetVideoConditionModel(
         added_time_ids: tuple[str, ...] = (),
         added_time_embed_dim: int = 256,
         context_channels: int | None = None,
+        frame_adaptor: int | None = None,
         **unet2d_options: Any,
     ) -> None:
         check_choice("temporal_attention", temporal_attention, TEMPORAL_ATTENTIONS)
@@ -127,10 +143,18 @@ class UNetVideoConditionModel(
                 f"`temporal_max_distance` must be at least 1 or `None`, but is {temporal_max_distance}. With 1 a frame"
                 " sees its two neighbours."
             )
-        if context_channels is not None and (context_channels < 2 or not temporal_conv):
+        if context_channels is not None and (
+            context_channels < 2 or not (temporal_conv or temporal_attention != "none")
+        ):
             raise ValueError(
-                "`context_channels` must be at least 2 (latents and a mask) and needs `temporal_conv=True`, whose"
-                f" blocks read the given frames, but is {context_channels} with `temporal_conv={temporal_conv}`."
+                "`context_channels` must be at least 2 (latents and a mask) and needs `temporal_conv` or"
+                f" `temporal_attention`, whose layers read the given frames, but is {context_channels} with"
+                f" `temporal_conv={temporal_conv}` and `temporal_attention={temporal_attention!r}`."
+            )
+        if frame_adaptor is not None and frame_adaptor < 1:
+            raise ValueError(
+                f"`frame_adaptor` must be at least 1 or `None`, but is {frame_adaptor}. Take the number of frames of"
+                " the clips that it is trained on."
             )
         super().__init__(*args, **unet2d_options)
         options = TemporalOptions(
@@ -143,16 +167,33 @@ class UNetVideoConditionModel(
             dropout=self.config.dropout,
             upcast_attention=self.config.upcast_attention,
             context_widths=() if context_channels is None else tuple(self.config.block_out_channels),
+            frame_adaptor=frame_adaptor,
         )
         time_embed_dim = self.time_embedding.linear_2.out_features
         temb_channels = time_embed_dim * 2 if self.config.class_embeddings_concat else time_embed_dim
         for layer, level in self._layers_that_see_the_clip():
             make_video_layer(layer, options, temb_channels, level)
-        self.clip_embedding = self.context_embedding = None
+        self.clip_embedding = self.context_embedding = self.sampler_adaptors = None
         if added_time_ids:
             self.clip_embedding = ClipEmbedding(len(added_time_ids), added_time_embed_dim, time_embed_dim)
         if context_channels is not None:
             self.context_embedding = ContextEmbedding(context_channels, options.context_widths)
+        if frame_adaptor is not None:
+            self.sampler_adaptors = self._make_sampler_adaptors(frame_adaptor)
+
+    def _make_sampler_adaptors(self, num_frames: int) -> nn.ModuleDict:
+        """
+        Make the adaptors of convolutions that halve or double the size. Blocks pass these no clip, but run them last:
+        the adaptors are kept, and act, beside the blocks.
+        """
+        convs = {}
+        for kind in ("down", "up"):
+            for index, block in enumerate(getattr(self, f"{kind}_blocks")):
+                samplers = getattr(block, f"{kind}samplers", None)
+                conv = getattr(samplers[-1], "conv", None) if samplers else None
+                if isinstance(conv, nn.Conv2d):  # neither a residual block, which has its own, nor a fixed kernel
+                    convs[f"after_{kind}_blocks_{index}"] = conv
+        return nn.ModuleDict({name: FrameAdaptor(num_frames, conv.out_channels) for name, conv in convs.items()})
 
     def _layers_that_see_the_clip(self) -> list[tuple[nn.Module, int]]:
         """
@@ -181,8 +222,9 @@ class UNetVideoConditionModel(
         Args:
             unet2d ([`~diffusers.UNet2DConditionModel`]): The image model; it is copied and left as it is.
             preset (`str`, *optional*, defaults to `"videoldm"`):
-                `"videoldm"` (convolution, attention, cross-attention and feed-forward over time) or `"light"`
-                (convolution and attention).
+                `"videoldm"` (convolution, attention, cross-attention and feed-forward over time), `"light"`
+                (convolution and attention) or `"magicvideo"` (attention to earlier frames, and a scale and a shift
+                for each of 16 frames, or of those that the option `frame_adaptor` says).
             options: Options of this class, which overrule the preset.
 
         Returns:
@@ -194,10 +236,15 @@ class UNetVideoConditionModel(
 
         Source:
             VideoLDM (arXiv:2304.08818), Section 3.1. The blended output equals the spatial one at the start because
-            every temporal branch ends in a projection initialised to zero.
+            every temporal branch ends in a projection initialised to zero. MagicVideo (arXiv:2211.11018), Section 3.2.
         """
         check_choice("preset", preset, tuple(PRESETS))
         return cls._inflate("unet2d", unet2d, PRESETS[preset], options)
+
+    @property
+    def is_causal(self) -> bool:
+        """`bool`: Whether no frame depends on later ones, not even on later ones that are given."""
+        return self.config.temporal_attention == "causal" and not self.config.temporal_conv
 
     @classmethod
     def preset_of(cls, options: Mapping[str, Any]) -> str | None:
@@ -355,10 +402,15 @@ def matching_preset(config: Mapping[str, Any]) -> str | None:
         config (`Mapping[str, Any]`): Configuration of a [`UNetVideoConditionModel`], or its temporal options.
 
     Returns:
-        `str` or `None`: Its name; `None` where the options are those of no preset.
+        `str` or `None`: Its name; `None` where the options are those of no preset. For how many frames a
+        `frame_adaptor` was made does not matter.
     """
-    have = {name: config.get(name, default) for name, default in STRUCTURAL_OPTIONS.items()}
-    return next((preset for preset, changes in PRESETS.items() if have == {**STRUCTURAL_OPTIONS, **changes}), None)
+
+    def compared(options: Mapping[str, Any]) -> dict[str, Any]:
+        options = {name: options.get(name, default) for name, default in STRUCTURAL_OPTIONS.items()}
+        return {**options, "frame_adaptor": options["frame_adaptor"] is not None}
+
+    return next((preset for preset, changes in PRESETS.items() if compared(config) == compared(changes)), None)
 
 
 # Scales per block, as in `set_adapters("style", {"unet": {"down": 0.5}})`, are expanded for classes named here only.

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, AutoModel, DiffusionPipeline
+from diffusers.models.attention import FeedForward
 from torch import Tensor
 
 from diffusers_video import AutoencoderKLVideo, TextToVideoPipeline
 from diffusers_video.layers.layout import images_to_videos, videos_to_images
+from diffusers_video.layers.temporal_attention import TemporalAttention
 from diffusers_video.layers.video_layers import is_temporal
 from diffusers_video.pipelines.latents import decode_latents, encode_video, is_video_autoencoder, latents_shape
 
@@ -23,7 +25,10 @@ OPTIONS = {
     "attention": {"temporal_attention": "full", "mixing": "residual"},
     "causal": {"temporal_attention": "causal", "temporal_conv": False, "temporal_conv_out": False},
     "conv_out": {"temporal_conv": False, "mixing": "fixed"},
+    "videovae": {"preset": "videovae"},
+    "low up block": {"preset": "videovae", "temporal_attention_blocks": ("up",)},
 }
+CAUSAL = {"causal", "videovae", "low up block"}
 
 
 def video_vae(**options: object) -> AutoencoderKLVideo:
@@ -65,8 +70,9 @@ def test_trained_temporal_layers_mix_frames_and_leave_the_latents(options: dict[
         changed[:, :, 3] += 1
         before, after = vae.decode(latents).sample, vae.decode(changed).sample
     touched = [not torch.equal(before[:, :, frame], after[:, :, frame]) for frame in range(4)]
-    earlier = {"conv": [True] * 3, "attention": [True] * 3, "causal": [False] * 3, "conv_out": [False, False, True]}
-    assert touched == earlier[next(name for name, value in OPTIONS.items() if value == options)] + [True]
+    name = next(name for name, value in OPTIONS.items() if value == options)
+    earlier = [False] * 3 if name in CAUSAL else [False, False, True] if name == "conv_out" else [True] * 3
+    assert touched == [*earlier, True]
 
 
 def image_model_of(vae: AutoencoderKLVideo, plain: AutoencoderKL) -> AutoencoderKL:
@@ -87,6 +93,8 @@ def test_names_and_weights_of_the_image_model_stay() -> None:
 def test_every_option_of_both_classes_comes_back(tmp_path: Path) -> None:
     options = {
         "temporal_attention": "causal",
+        "temporal_attention_blocks": ["up"],
+        "temporal_feed_forward": False,
         "temporal_max_distance": 2,
         "temporal_conv_out": False,
         "mixing": "residual",
@@ -222,8 +230,9 @@ def test_tiled_encoding_is_that_of_the_image_model() -> None:
     assert torch.equal(got, images_to_videos(want, 2)) and not video_vae.use_tiling
 
 
-def test_gradients_reach_the_temporal_layers_and_no_others() -> None:
-    vae = AutoencoderKLVideo.from_autoencoder_kl(tiny_vae(), temporal_attention="full").train()
+@pytest.mark.parametrize("options", [{"temporal_attention": "full"}, {"preset": "videovae"}])
+def test_gradients_reach_the_temporal_layers_and_no_others(options: dict[str, object]) -> None:
+    vae = AutoencoderKLVideo.from_autoencoder_kl(tiny_vae(), **options).train()
     vae.freeze_spatial_layers()
     optimizer = torch.optim.SGD(vae.temporal_parameters(), lr=1e-3)
     for _ in range(2):  # behind zero projections there are no gradients at first
@@ -235,8 +244,9 @@ def test_gradients_reach_the_temporal_layers_and_no_others() -> None:
     assert all(parameter.grad.abs().max() > 0 for parameter in vae.temporal_parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    video, model, gradients = some_video(), video_vae(temporal_attention="full").train(), []
+@pytest.mark.parametrize("options", [{"temporal_attention": "full"}, {"preset": "videovae"}])
+def test_gradient_checkpointing_changes_no_gradient(options: dict[str, object]) -> None:
+    video, model, gradients = some_video(), video_vae(**options).train(), []
     for is_checkpointed in (False, True):
         vae = copy.deepcopy(model)
         if is_checkpointed:
@@ -293,6 +303,9 @@ def test_it_swaps_into_a_pipeline(tmp_path: Path) -> None:
     [
         ({"temporal_attention": "some"}, ValueError, "`temporal_attention` must be one of"),
         ({"mixing": "none"}, ValueError, "`mixing` must be one of"),
+        ({"preset": "light"}, ValueError, "`preset` must be one of"),
+        ({"temporal_attention_blocks": ("down",)}, ValueError, "`temporal_attention_blocks` must be one of"),
+        ({"preset": "videovae", "temporal_attention_blocks": ()}, ValueError, "must name a block where there is"),
         ({"temporal_max_distance": 0, "temporal_attention": "full"}, ValueError, "`temporal_max_distance` must be"),
         ({"temporal_max_distance": 2}, ValueError, "needs `temporal_attention`"),
         ({"decode_chunk_size": 0}, ValueError, "`decode_chunk_size` must be at least 1, but is 0"),
@@ -307,10 +320,47 @@ def test_bad_options_are_refused(options: dict[str, object], error: type[Excepti
         AutoencoderKLVideo.from_autoencoder_kl(tiny_vae(), **options)
 
 
-def test_attention_needs_a_place_to_stand() -> None:
-    vae = AutoencoderKL(norm_num_groups=4, block_out_channels=(8,), mid_block_add_attention=False)
-    with pytest.raises(ValueError, match="`temporal_attention`='full' stands inside the attention of the middle"):
-        AutoencoderKLVideo.from_autoencoder_kl(vae, temporal_attention="full")
+@torch.no_grad()
+def test_a_middle_block_without_attention_has_it_behind_its_last_residual_block() -> None:
+    vae = AutoencoderKL(norm_num_groups=4, block_out_channels=(8,), mid_block_add_attention=False).eval()
+    video_vae, latents = AutoencoderKLVideo.from_autoencoder_kl(vae, "videovae"), some_latents(3)
+    names = {name.partition(".temporal_attention.")[0] for name in video_vae.state_dict() if is_temporal(name)}
+    assert names == {"decoder.mid_block.resnets.1", "decoder.up_blocks.0.resnets.1"}
+    assert torch.equal(
+        videos_to_images(video_vae.decode(latents).sample), vae.decode(videos_to_images(latents)).sample
+    )
+    before = shake_temporal_layers(video_vae).decode(latents).sample
+    latents[:, :, 1] += 1
+    changed = (video_vae.decode(latents).sample != before).flatten(3).any(3).any(1)[0]
+    assert changed.tolist() == [False, True, True]
+
+
+def test_the_preset_has_attention_over_time_at_two_places_and_nothing_else() -> None:
+    vae = video_vae(preset="videovae")
+    names = {name for name, module in vae.named_modules() if isinstance(module, TemporalAttention)}
+    places = ("mid_block.attentions.0", "up_blocks.0.resnets.1.temporal_attention")
+    assert names == {f"decoder.{one}.temporal_transformer_blocks.0.attn{n}" for one in places for n in (1, 2)}
+    assert not any(isinstance(module, torch.nn.Conv3d) for module in vae.modules())
+    assert not any(isinstance(module, FeedForward) for module in vae.modules())
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(4, 2), (3, 0), (5, 4)])
+@torch.no_grad()
+def test_chunks_of_a_causal_decoder_are_causal_and_begin_as_the_whole(size: int, overlap: int) -> None:
+    vae = video_vae(preset="videovae", decode_chunk_size=size, decode_chunk_overlap=overlap).double()
+    latents = some_latents(9).double()
+    frames = vae.decode(latents).sample
+    for place in (1, 5, 8):
+        changed = latents.clone()
+        changed[:, :, place] += 1
+        touched = (vae.decode(changed).sample != frames).flatten(3).any(3).any(1)[0]
+        assert not touched[:place].any() and touched[place]
+    vae.register_to_config(decode_chunk_size=None, decode_chunk_overlap=0)
+    whole, step = vae.decode(latents).sample, size - overlap
+    torch.testing.assert_close(frames[:, :, :step], whole[:, :, :step])
+    assert not torch.allclose(frames[:, :, size:], whole[:, :, size:])  # later chunks know less of what came before
+    vae.register_to_config(temporal_attention="full")
+    assert not torch.allclose(vae.decode(latents[:, :, :size]).sample[:, :, 0], vae.decode(latents).sample[:, :, 0])
 
 
 def test_bad_inputs_are_refused() -> None:

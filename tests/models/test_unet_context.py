@@ -235,7 +235,7 @@ def test_a_model_without_context_refuses_it_and_keeps_no_map() -> None:
         unet(**context_inputs(context_unet()))
 
 
-@pytest.mark.parametrize("options", [{"context_channels": 1}, {"temporal_conv": False}])
+@pytest.mark.parametrize("options", [{"context_channels": 1}, {"temporal_conv": False, "temporal_attention": "none"}])
 def test_context_that_nothing_would_read_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="`context_channels` must be at least 2"):
         context_unet(**options)

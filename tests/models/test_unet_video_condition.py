@@ -6,6 +6,7 @@ import inspect
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft import LoraConfig
 from torch import Tensor
 
 from diffusers_video.layers.video_layers import is_temporal
@@ -85,6 +86,34 @@ def test_the_image_model_is_left_as_it_was() -> None:
             parameter.add_(1)
     assert type(unet2d) is UNet2DConditionModel
     assert all(torch.equal(tensor, before[name]) for name, tensor in unet2d.state_dict().items())
+
+
+@pytest.mark.parametrize("family", UNET2D_FAMILIES)
+def test_the_image_model_comes_out_as_it_went_in(family: str) -> None:
+    unet2d = tiny_unet2d(family)
+    taken = shake_temporal_layers(UNetVideoConditionModel.from_unet2d(unet2d)).to_image_model()
+    assert type(taken) is UNet2DConditionModel
+    ours, theirs = dict(taken.config), dict(unet2d.config)
+    assert {name for name in theirs if not name.startswith("_") and ours[name] != theirs[name]} == set()
+    state = unet2d.state_dict()
+    assert taken.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in taken.state_dict().items())
+
+
+def test_the_image_model_taken_out_shares_no_weights() -> None:
+    unet = tiny_unet().to(torch.float64).train()
+    taken = unet.to_image_model()
+    assert taken.dtype is torch.float64 and not taken.training
+    with torch.no_grad():
+        taken.conv_in.weight.add_(1)
+    assert not torch.equal(taken.conv_in.weight, unet.conv_in.weight)
+
+
+def test_an_image_model_is_not_taken_out_of_adapters() -> None:
+    unet = tiny_unet()
+    unet.add_adapter(LoraConfig(target_modules=["to_q"]))
+    with pytest.raises(ValueError, match="holds weights of an adapter, such as"):
+        unet.to_image_model()
 
 
 def test_type_and_mode_of_the_image_model_are_kept() -> None:
@@ -259,6 +288,7 @@ NON_DEFAULTS = {
     "added_time_ids": ["fps", "noise_level"],
     "added_time_embed_dim": 16,
     "context_channels": 5,
+    "frame_adaptor": 3,
 }
 COMPANIONS = {  # options that others need beside them
     "transformer_layers_per_block": {},
@@ -334,6 +364,7 @@ def test_presets_can_be_overruled() -> None:
         "added_time_ids": (),
         "added_time_embed_dim": 256,
         "context_channels": None,
+        "frame_adaptor": None,
     }
 
 
@@ -423,6 +454,7 @@ BAD_BUILDS = [
     (lambda: UNetVideoConditionModel(**tiny_options(mixing="mean")), ValueError, "`mixing` must be one of"),
     (lambda: UNetVideoConditionModel(temporal_attention="both"), ValueError, "`temporal_attention` must be one of"),
     (lambda: UNetVideoConditionModel(temporal_max_distance=0), ValueError, "`temporal_max_distance` must be at least"),
+    (lambda: UNetVideoConditionModel(frame_adaptor=0), ValueError, "`frame_adaptor` must be at least 1"),
     (lambda: UNetVideoConditionModel(added_time_ids=["speed"]), ValueError, "`added_time_ids` must be one of"),
     (lambda: UNetVideoConditionModel.from_single_file("x.safetensors"), ValueError, "from_unet2d"),
 ]

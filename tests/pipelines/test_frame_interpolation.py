@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusers_video import FrameInterpolationPipeline, TextToVideoPipeline
 
 from ..test_hub import hub_on_this_machine
+from ..tiny_models import shake_temporal_layers
 from ..tiny_pipelines import SIZE, tiny_given, tiny_image_pipeline, tiny_text_to_video
 from .test_scheduling import make as make_scheduler
 
@@ -129,6 +130,37 @@ def test_an_xl_model_and_a_model_without_context_interpolate() -> None:
     plain.set_progress_bar_config(disable=True)
     frames = run(plain, prompt="a")
     assert np.array_equal((frames[0, 4].permute(1, 2, 0) * 255).round(), KEY_FRAMES[1])
+
+
+def magic_interpolator(rate: int, **options: object) -> FrameInterpolationPipeline:
+    pipeline = FrameInterpolationPipeline.from_image_model(
+        tiny_image_pipeline(), "magicvideo", temporal_options=options, num_frames=rate + 1, fps=8.0
+    )
+    shake_temporal_layers(pipeline.unet)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("rate", [2, 3, 4])
+def test_any_number_of_new_frames_sees_both_key_frames_without_convolution_over_time(rate: int) -> None:
+    pipeline, latents = magic_interpolator(rate), torch.randn(1, 4, 4, 8, 8)
+    assert pipeline.unet.config.frame_adaptor == rate + 1 and not pipeline.unet.is_causal
+    drawn = run(pipeline, None, frame_latents=latents, output_type="latent")
+    assert drawn.shape[2] == 3 * rate + 1 and torch.equal(drawn[:, :, ::rate], latents)
+    for key in (0, 1):  # those of the first window
+        moved = latents.clone()
+        moved[:, :, key] += 1
+        changed = run(pipeline, None, frame_latents=moved, output_type="latent") != drawn
+        assert changed[:, :, 1:rate].flatten(3).any(3).all()
+
+
+def test_a_causal_model_is_refused_where_it_would_not_see_the_second_key_frame() -> None:
+    pipeline = magic_interpolator(2, temporal_attention="causal")
+    for mechanism in (None, "replacement"):
+        with pytest.raises(ValueError, match=r"is 'causal', and frames are given at \[0, 2\].*'reconstruction'"):
+            run(pipeline, mechanism=mechanism)
+    drawn = [run(pipeline, frames, mechanism="reconstruction") for frames in (KEY_FRAMES[:2], KEY_FRAMES[[0, 2]])]
+    assert not torch.equal(drawn[0][:, 1], drawn[1][:, 1])  # the gradient tells the new frame of the second key frame
 
 
 def test_a_window_of_another_length_has_another_rate() -> None:

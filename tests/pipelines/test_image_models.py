@@ -153,7 +153,7 @@ def test_what_is_no_image_model_is_refused(name: object, error: type[Exception],
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"preset": "big"}, ValueError, r"`preset` must be one of \['light', 'videoldm'\], but is 'big'"),
+        ({"preset": "big"}, ValueError, r"`preset` must be one of \['light', 'magicvideo', 'videoldm'\]"),
         ({"num_frames": 0}, ValueError, "`num_frames`"),
         ({"fps": -1}, ValueError, "`fps`"),
         ({"temporal_options": {"depth": 3}}, TypeError, "`depth` is no option"),

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusers_video import TextToVideoPipeline, UNetVideoConditionModel, VideoPipelineOutput
+from diffusers_video.models.unet_video_condition import PRESETS
 
 from ..tiny_models import shake_temporal_layers, tiny_unet2d
 from ..tiny_pipelines import (
@@ -58,7 +59,7 @@ def precise() -> TextToVideoPipeline:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("preset", ["videoldm", "light"])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_one_frame_of_a_new_model_is_the_image_of_its_image_pipeline(
     family: str, preset: str, guidance_scale: float

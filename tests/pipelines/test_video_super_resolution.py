@@ -65,7 +65,7 @@ def precise() -> dict[str, VideoSuperResolutionPipeline]:
     return {kind: tiny_upscaler(kind, dtype=torch.float64) for kind in KINDS}
 
 
-@pytest.mark.parametrize("preset", ["videoldm", "light"])
+@pytest.mark.parametrize("preset", ["videoldm", "light", "magicvideo"])
 def test_one_frame_of_a_new_model_is_the_image_of_the_image_upscaler(preset: str) -> None:
     upscaler = tiny_image_upscaler()
     pipeline = tiny_upscaler(preset=preset, trained=False)

@@ -1,4 +1,4 @@
-"""Adversarial losses, the perceptual distance and flicker, against what they are by hand; who gets which gradient."""
+"""Adversarial losses and the perceptual distance, against what they are by hand; who gets which gradient."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,6 @@ from diffusers_video import AutoencoderKLVideo
 from diffusers_video.models.discriminators import VideoPatchDiscriminator
 from diffusers_video.training.adversarial import AdversarialAutoencoder, adaptive_weight, hinge_loss
 from diffusers_video.training.perceptual import PerceptualDistance
-from diffusers_video.training.reconstruction import flicker
 
 from ..tiny_pipelines import tiny_vae
 
@@ -66,13 +65,6 @@ def test_adaptive_weight_makes_both_pulls_equal() -> None:
     weight = adaptive_weight(reconstruction, adversarial, layer)
     assert weight.item() == pytest.approx(3, rel=1e-3) and not weight.requires_grad
     assert adaptive_weight(reconstruction * 1e9, adversarial, layer).item() == 1e4
-
-
-def test_flicker_by_hand() -> None:
-    videos = torch.zeros(1, 1, 3, 1, 2)
-    made = torch.tensor([[0.0, 0.5], [0.2, 0.5], [0.0, 9.0]]).view(1, 1, 3, 1, 2)  # 9 is clamped to 1
-    assert flicker(made, videos).item() == pytest.approx((0.2 + 0.0 + 0.2 + 0.5) / 4)
-    assert flicker(videos + 0.3, videos).item() == 0
 
 
 @pytest.mark.parametrize(

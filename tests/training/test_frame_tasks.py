@@ -1,5 +1,6 @@
 """Training on given frames: the masks of the paper, what the denoiser is told, and pipelines that load."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,33 @@ def test_windows_of_interpolation_have_both_rates_and_every_place(names: tuple[s
         assert 0.4 < (strides == 4).float().mean() < 0.6
     short = draw_windows({"pixel_values": frames[:, :, :16], "fps": batch["fps"]}, generator())
     assert torch.equal(short["fps"], batch["fps"])
+
+
+@pytest.mark.parametrize("rate", [2, 3])
+def test_windows_of_interpolation_are_as_long_as_the_rate_asks_for(rate: int) -> None:
+    settings = config(task="interpolation", num_frames=None, interpolation_rate=rate)
+    assert settings.frames_per_clip == rate**2 + 1
+    frames = torch.arange(rate**2 + 1.0).view(1, 1, -1, 1, 1).expand(200, 3, -1, 2, 2)
+    taken = draw_windows({"pixel_values": frames, "fps": torch.full((200,), 12.0)}, generator(), settings.rate)
+    places = taken["pixel_values"][:, 0, :, 0, 0]
+    assert places.shape[1] == rate + 1 and set((places[:, 1] - places[:, 0]).tolist()) == {1, rate}
+    slow = heldout_window({"pixel_values": frames[:1], "fps": torch.tensor([12.0])}, 1, rate)
+    assert slow["fps"].item() == 12 / rate and slow["pixel_values"][0, 0, -1, 0, 0] == rate**2
+    shown = preview_arguments("interpolation", {"latents_mean": torch.zeros(4, 2 * rate + 1, 2, 2)}, rate)
+    assert shown["frame_latents"].shape[2] == 3
+
+
+def test_a_causal_model_sees_all_frames_once_it_learns_to_interpolate(
+    image_model: ModelFolder, tmp_path: Path
+) -> None:
+    first = load_pipeline(tiny_config(image_model("sd15"), "unused", preset="magicvideo"), 3, 8.0)
+    assert first.unet.is_causal and first.unet.config.frame_adaptor == 3
+    first.save_pretrained(tmp_path)
+    settings = tiny_config(str(tmp_path), "unused", **INTERPOLATION, preset=None, interpolation_rate=2)
+    pipeline = load_pipeline(settings, 17, 8.0)
+    assert not pipeline.unet.is_causal and pipeline.unet.config.context_channels == 5 and pipeline.rate == 2
+    prediction = load_pipeline(tiny_config(str(tmp_path), "unused", **KEY_FRAMES, preset=None), 4, 8.0)
+    assert prediction.unet.is_causal  # first frames are seen by all others
 
 
 def test_heldout_clips_have_fixed_masks_and_rates() -> None:
@@ -257,6 +285,9 @@ WRONG = [
     ({**KEY_FRAMES, "train": "all", "image_probability": 0.5}, "`image_probability` must be 0"),
     ({**KEY_FRAMES, "num_frames": 2}, "`num_frames` must be at least 3"),
     ({**INTERPOLATION, "num_frames": 4}, "`num_frames` must be at least 5"),
+    ({**INTERPOLATION, "num_frames": 6, "interpolation_rate": 6}, "`num_frames` must be at least 7"),
+    ({**INTERPOLATION, "interpolation_rate": 1}, "`interpolation_rate` must be"),
+    ({**KEY_FRAMES, "interpolation_rate": 2}, "`interpolation_rate` has an effect only with task interpolation"),
     ({**INTERPOLATION, "validation_prompts": ["a"]}, "`validation_prompts` must be empty"),
     ({**INTERPOLATION, "max_noise_level": 1000}, "`max_noise_level` must be"),
     ({**INTERPOLATION, "context_dropout": 1.5}, "`context_dropout` must be"),
@@ -274,3 +305,13 @@ def test_a_prediction_model_serves_text_to_video_too(image_model: ModelFolder, t
     pipeline = TextToVideoPipeline.from_pipe(DiffusionPipeline.from_pretrained(tmp_path))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a", num_inference_steps=1, output_type="pt").frames.shape[1] == 4
+
+
+def test_a_model_saved_before_given_frames_were_known_learns_of_them(image_model: ModelFolder, tmp_path: Path) -> None:
+    load_pipeline(tiny_config(image_model("sd15"), "unused"), 4, 8.0).save_pretrained(tmp_path)
+    path = tmp_path / "unet" / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    del settings["context_channels"], settings["added_time_ids"]
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    unet = load_pipeline(tiny_config(str(tmp_path), "unused", preset=None, **INTERPOLATION), 17, 8.0).unet
+    assert unet.config.context_channels == 5 and list(unet.config.added_time_ids) == ["fps", "noise_level"]

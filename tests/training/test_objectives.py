@@ -132,6 +132,18 @@ def test_timesteps_cover_the_schedule_evenly() -> None:
     torch.testing.assert_close(timesteps.bincount(minlength=10) / 1e5, torch.full((10,), 0.1), atol=0.005, rtol=0)
 
 
+def test_timesteps_of_a_range_are_drawn_more_often() -> None:
+    weights = objectives.timestep_weights(10, 6, 10, 3.5)
+    timesteps = objectives.draw_timesteps(100_000, 10, torch.Generator().manual_seed(0), weights)
+    want = torch.tensor([1.0] * 6 + [3.5] * 4) / 20
+    torch.testing.assert_close(timesteps.bincount(minlength=10) / 1e5, want, atol=0.005, rtol=0)
+    assert timesteps.dtype is torch.int64
+
+
+def test_without_a_bias_the_same_timesteps_are_drawn_as_without_weights() -> None:
+    assert objectives.timestep_weights(10, 0, 10, 1.0) is None
+
+
 def test_other_predictions_and_offsets_are_refused() -> None:
     scheduler, values = make_scheduler("flow"), torch.zeros(SHAPE)
     with pytest.raises(ValueError, match="`prediction_type` out of"):

@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 
 from diffusers_video.data.shapes import ShapesDataset
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
-from diffusers_video.training.reconstruction import FrameAutoencoder, psnr, reconstruction_loss, zero_init_residuals
+from diffusers_video.training.reconstruction import (
+    FrameAutoencoder,
+    heldout_reconstruction,
+    reconstruction_loss,
+    zero_init_residuals,
+)
 from diffusers_video.training.run_start import run_identity
 from diffusers_video.training.train_autoencoder import load_autoencoder, main
 
@@ -136,12 +141,20 @@ def test_new_residual_blocks_add_nothing(new_model: str, tmp_path: Path) -> None
         assert torch.equal(block(images, None), images)
 
 
-def test_psnr_of_a_known_error() -> None:
-    images = torch.zeros(2, 3, 4, 4)
-    reconstructions = torch.stack(
-        [torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 5.0)]
-    )  # the second is clamped to 1
-    assert psnr(reconstructions, images).tolist() == pytest.approx([20.0, 6.0206], abs=1e-4)
+def test_heldout_clips_are_measured_as_pictures_that_are_shown() -> None:
+    clips = [{"pixel_values": torch.zeros(3, 2, 4, 4)}, {"pixel_values": torch.zeros(3, 1, 4, 4)}]
+    made = {2: torch.tensor([0.2, 5.0]), 1: torch.tensor([0.2])}  # 5 is shown as 1
+
+    def reconstruct(videos: torch.Tensor) -> torch.Tensor:
+        return made[videos.shape[2]].view(-1, 1, 1).expand(videos.shape)
+
+    found = heldout_reconstruction(reconstruct, lambda made, videos: made.mean(), clips, torch.device("cpu"))
+    psnrs = {"small": 20.0, "large": 6.0206}  # 20 log10(2 / error)
+    assert found["heldout_psnr"] == pytest.approx(
+        ((psnrs["small"] + psnrs["large"]) / 2 + psnrs["small"]) / 2, abs=1e-4
+    )
+    assert found["heldout_flicker"] == pytest.approx(0.8)
+    assert found["heldout_loss"] == pytest.approx((2.6 + 0.2) / 2)
 
 
 def test_losses_of_a_known_error() -> None:

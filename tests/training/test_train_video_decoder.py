@@ -14,7 +14,7 @@ from diffusers_video import AutoencoderKLVideo, TextToVideoPipeline
 from diffusers_video.layers.video_layers import is_temporal
 from diffusers_video.models.discriminators import VideoPatchDiscriminator
 from diffusers_video.training.adversarial import AdversarialAutoencoder, adaptive_weight
-from diffusers_video.training.decoder_loss import DecoderLoss
+from diffusers_video.training.decoder_loss import DecoderLoss, last_layer
 from diffusers_video.training.train_video_decoder import main
 from diffusers_video.training.video_decoder import select_trained
 from diffusers_video.training.video_decoder_config import VideoDecoderConfig
@@ -213,6 +213,24 @@ def test_pipelines_and_video_autoencoders_go_on(image_model: ModelFolder, tmp_pa
         train(str(first), tmp_path / "third", temporal_attention="full")
 
 
+def test_a_decoder_with_causal_attention_trains_and_balances_its_losses(vae_folder: str, tmp_path: Path) -> None:
+    out = train(vae_folder, tmp_path / "out", preset="videovae", learning_rate=1e-2, disc_start=1)
+    vae = AutoencoderKLVideo.from_pretrained(out)
+    assert vae.config.temporal_attention == "causal" and not vae.config.temporal_conv
+    before, after = AutoencoderKL.from_pretrained(vae_folder).state_dict(), vae.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any(
+        after[name].any() for name in after if name.endswith("temporal_attention.time_pos_embed.linear_2.weight")
+    )
+    vae.freeze_spatial_layers()
+    last = vae.decoder.up_blocks[0].resnets[-1].temporal_attention.temporal_transformer_blocks[0].attn2
+    assert last_layer(vae) is last.to_out[0].weight
+    vae.decoder.requires_grad_(True)
+    assert last_layer(vae) is vae.decoder.conv_out.weight
+    with pytest.raises(ValueError, match="`preset` is for new video models"):
+        train(str(out), tmp_path / "again", preset="videovae")
+
+
 def test_stable_video_diffusion_goes_on(tmp_path: Path) -> None:
     AutoencoderKLTemporalDecoder(block_out_channels=(32,), layers_per_block=2).save_pretrained(tmp_path / "svd")
     out = train(str(tmp_path / "svd"), tmp_path / "out", max_train_steps=1, num_frames=2)
@@ -225,6 +243,7 @@ def test_stable_video_diffusion_goes_on(tmp_path: Path) -> None:
         ({"train": "encoder"}, "`train` must be one of"),
         ({"rec_loss": "l3"}, "`rec_loss` must be one of"),
         ({"temporal_attention": "some"}, "`temporal_attention` must be one of"),
+        ({"preset": "light"}, "`preset` must be one of"),
         ({"num_frames": 1}, "at least 2 `num_frames` to train on videos, but have 1"),
         ({"num_frames": None, "resolution": None, "buckets": ["16x16@1"]}, "at least 2 `num_frames`"),
         ({"disc_base_channels": 12}, "`disc_base_channels` must be a multiple of 8"),

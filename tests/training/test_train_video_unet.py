@@ -178,6 +178,16 @@ def test_card_shows_a_preview(image_model: ModelFolder, tmp_path: Path) -> None:
     assert sorted(path.name for path in (out / "samples").iterdir()) == [f"step-{step}-0.mp4" for step in range(3)]
 
 
+def test_options_of_new_temporal_layers_go_beside_the_preset(image_model: ModelFolder, tmp_path: Path) -> None:
+    pipeline = new_pipeline(image_model("sd15"), temporal_options='{"temporal_cross_attention": true}')
+    assert pipeline.unet.config.temporal_cross_attention and not pipeline.unet.config.temporal_feed_forward
+    with pytest.raises(TypeError, match="`temporal_magic` is no option of the temporal layers"):
+        new_pipeline(image_model("sd15"), temporal_options='{"temporal_magic": 1}')
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`temporal_options` is for new temporal layers"):
+        new_pipeline(str(tmp_path), preset=None, temporal_options="{}")
+
+
 def test_a_video_pipeline_goes_on_training(image_model: ModelFolder, tmp_path: Path) -> None:
     first = train(image_model("sd15"), tmp_path / "spatial", train="spatial")
     second = train(str(first), tmp_path / "temporal", preset=None)

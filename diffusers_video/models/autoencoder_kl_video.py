@@ -142,7 +142,9 @@ class AutoencoderKLVideo(InflatedModelMixin, TemporalCheckpointMixin, WindowedCo
 
         Args:
             vae ([`~diffusers.AutoencoderKL`]): The image model; it is copied and left as it is.
-            options: Options of this class.
+            preset (`str`, *optional*, defaults to `"videoldm"`): `"videoldm"` (convolutions over time) or `"videovae"`
+                (attention to earlier frames, in the middle block and at the lowest resolution).
+            options: Options of this class, which overrule the preset.
 
         Returns:
             [`AutoencoderKLVideo`] of the same type, place and mode as `vae`.

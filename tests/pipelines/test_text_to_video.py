@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -539,3 +540,22 @@ def test_a_compiled_denoiser_gives_the_same_frames() -> None:
     want = run(pipeline)
     pipeline.unet = torch.compile(shake_temporal_layers(pipeline.unet), backend="eager")
     torch.testing.assert_close(run(pipeline), want)
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, PNDMScheduler, HeunDiscreteScheduler])
+@pytest.mark.parametrize("num_frames", [2, 5])
+def test_directed_attention_and_adaptors_draw_the_same_video_alone_in_a_batch_and_after_loading(
+    scheduler: type, num_frames: int, tmp_path: Path
+) -> None:
+    pipeline = tiny_text_to_video(preset="magicvideo", dtype=torch.float64)
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, skip_prk_steps=True)
+    arguments = {"num_frames": num_frames, "output_type": "pt", **STEPS}
+    batch = pipeline(["a fox", "snow"], generator=seeded(0, 1), **arguments).frames
+    assert batch.shape[1] == num_frames and not torch.allclose(batch[:, 0], batch[:, 1])
+    torch.testing.assert_close(pipeline("snow", generator=seeded(1), **arguments).frames, batch[1:], atol=1e-6, rtol=0)
+    pipeline.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float64)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.unet.config.frame_adaptor == pipeline.unet.config.frame_adaptor
+    assert torch.equal(loaded("a fox", generator=seeded(0), **arguments).frames,
+                       pipeline("a fox", generator=seeded(0), **arguments).frames)  # fmt: skip

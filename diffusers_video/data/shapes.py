@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ MOTIONS = {
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 ROUND_SHAPES = ("circle", "ring")  # nobody can see them turn
 BACKGROUNDS = ("plain", "gradient")
+NUM_PLACES = 64  # that are tried for two objects which meet
 WORDINGS = ("{noun} {verb}", "a video of {noun} that {verb}", "{noun} {verb} on a {background} background")
 
 
@@ -187,7 +188,8 @@ class ShapesDataset(Dataset):
         shapes (`Sequence[str]`, *optional*): Which of `SHAPES`; all by default.
         colours (`Sequence[str]`, *optional*): Which of `COLOURS`; all by default.
         motions (`Sequence[str]`, *optional*): Which of `MOTIONS`; all by default.
-        num_objects (`int`, *optional*, defaults to 1): Objects per clip, 1 or 2; two differ in shape, colour, motion.
+        num_objects (`int`, *optional*, defaults to 1): Objects per clip, 1 or 2; two differ in shape, colour, motion,
+            and neither hides the other where there is room for both.
         backgrounds (`Sequence[str]`, *optional*): Which of `"plain"` and `"gradient"`; both by default.
         num_wordings (`int`, *optional*, defaults to 3): How many of the wordings captions are taken from.
 
@@ -261,6 +263,8 @@ class ShapesDataset(Dataset):
             colour = self.colours[random.integers(len(self.colours))]
             if all(shape != o.shape and motion != o.motion and colour != o.colour for o in objects):
                 objects.append(_place_object(random, shape, colour, motion, is_alone=self.num_objects == 1))
+        if self.num_objects > 1:
+            objects = _keep_apart(objects, np.random.default_rng([self.seed, index % self.num_clips, 1]))
         background = self.backgrounds[random.integers(len(self.backgrounds))]
         greys = random.uniform(0.05, 0.45, size=2) if background == "gradient" else [random.uniform(0.05, 0.45)] * 2
         return Scene(
@@ -341,19 +345,39 @@ def _place_object(random: np.random.Generator, shape: str, colour: str, motion: 
     travel = random.uniform(0.45, 0.6)
     if motion in ("grows", "shrinks"):
         radius, travel = radius * 0.75, random.uniform(0.9, 1.3)
-        reach = radius * (1 + travel)
-        reach_x = reach_y = reach
-    elif motion == "turns":
-        reach_x = reach_y = radius
-    else:
-        is_moving_x = motion not in ("up", "down")
-        is_moving_y = motion not in ("left", "right")
-        reach_x, reach_y = (radius + travel / 2 * is_moving for is_moving in (is_moving_x, is_moving_y))
-    room = 0.5
-    centre = tuple(float(random.uniform(-1, 1) * max(room - 1.1 * reach, 0)) for reach in (reach_x, reach_y))
+    centre = tuple(float(random.uniform(-1, 1) * room) for room in _find_room(motion, radius, travel))
     phase = float(random.uniform(0, 2 * math.pi))
     return ShapeObject(shape=shape, colour=colour, motion=motion, radius=float(radius), travel=float(travel),
                        centre=centre, phase=phase)  # fmt: skip
+
+
+def _find_room(motion: str, radius: float, travel: float) -> tuple[float, float]:
+    """How far from the middle of the picture the middle of a path may lie, in x and in y, for all of it to be seen."""
+    if motion in ("grows", "shrinks"):
+        reaches = (radius * (1 + travel),) * 2
+    elif motion == "turns":
+        reaches = (radius,) * 2
+    else:
+        are_moving = (motion not in ("up", "down"), motion not in ("left", "right"))
+        reaches = tuple(radius + travel / 2 * is_moving for is_moving in are_moving)
+    return tuple(max(0.5 - 1.1 * reach, 0) for reach in reaches)
+
+
+def _keep_apart(objects: Sequence[ShapeObject], random: np.random.Generator) -> list[ShapeObject]:
+    """Move two objects if they meet: to the first places where they do not, or to those where they meet least."""
+    rooms = np.array([_find_room(item.motion, item.radius, item.travel) for item in objects])
+    centres = np.concatenate(
+        [np.array([[item.centre for item in objects]]), random.uniform(-1, 1, size=(NUM_PLACES, 2, 2)) * rooms]
+    )
+    moments = np.linspace(0, 1, 17)
+    first, second = (np.array([item.place(moment)[:3] for moment in moments]) for item in objects)
+    moved = (centres - centres[0])[:, :, None] + np.stack([first, second])[
+        :, :, :2
+    ]  # places, objects, moments, (x, y)
+    gaps = np.linalg.norm(moved[:, 0] - moved[:, 1], axis=-1) - (first[:, 2] + second[:, 2])
+    nearest = gaps.min(1)
+    best = int(np.argmax(nearest >= 0) if (nearest >= 0).any() else np.argmax(nearest))
+    return [replace(item, centre=tuple(place.tolist())) for item, place in zip(objects, centres[best], strict=True)]
 
 
 def _write_caption(objects: Sequence[ShapeObject], background: str, wording: str) -> str:

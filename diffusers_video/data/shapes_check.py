@@ -38,12 +38,15 @@ class SeenClip:
         motion (`str`, *optional*): Name of the motion; `None` if there is none that explains the clip.
         roughness (`float`): Mean distance of each frame's centre from the middle of its neighbours' centres, as a part
             of the picture's shorter side; NaN if there are no three frames.
+        centres (`tuple`, *optional*): Column and row of the object's middle in each frame, in pixels; `None` where no
+            object is seen.
     """
 
     colours: tuple[str | None, ...]
     shapes: tuple[str | None, ...]
     motion: str | None
     roughness: float
+    centres: tuple[tuple[float, float] | None, ...] = ()
 
     @property
     def colour(self) -> str | None:
@@ -90,17 +93,32 @@ def read_clip(frames: Tensor | np.ndarray, *, shapes: Sequence[str] = tuple(SHAP
         raise ValueError(f"`shapes` must be out of {list(SHAPES)}, but is {list(shapes)}.")
     seen = [_read_frame(frame, tuple(shapes)) for frame in frames]
     path = np.array([(frame.x, frame.y) for frame in seen if frame is not None])
+    side = min(frames.shape[1:3])
     bends = np.hypot(*(path[1:-1] - (path[:-2] + path[2:]) / 2).T) if len(path) > 2 else np.array([np.nan])
     return SeenClip(
         colours=tuple(frame and frame.colour for frame in seen),
         shapes=tuple(frame and frame.shape for frame in seen),
         motion=_find_motion(seen),
         roughness=float(bends.mean()),
+        centres=tuple(frame and (frame.x * side, frame.y * side) for frame in seen),
     )
 
 
+def measure_cover(frames: np.ndarray) -> np.ndarray:
+    """
+    Tell how far each pixel belongs to an object.
+
+    Args:
+        frames (`numpy.ndarray` of shape `(..., height, width, 3)`): Colours in [0, 1].
+
+    Returns:
+        `numpy.ndarray` of shape `(..., height, width)`: 0 for grey, which backgrounds are, to 1 for a strong colour.
+    """
+    return np.clip((np.ptp(frames, axis=-1) - LEAST_CHROMA) / (FULL_CHROMA - LEAST_CHROMA), 0, 1)
+
+
 def _read_frame(frame: np.ndarray, shapes: tuple[str, ...]) -> _Frame | None:
-    cover = np.clip((np.ptp(frame, axis=-1) - LEAST_CHROMA) / (FULL_CHROMA - LEAST_CHROMA), 0, 1)
+    cover = measure_cover(frame)
     if cover.sum() < LEAST_AREA:
         return None
     core = cover >= 0.8 * cover.max()

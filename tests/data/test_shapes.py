@@ -1,6 +1,7 @@
 """Moving shapes: what the caption says is what is drawn, whenever and however it is asked for."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,36 @@ def test_two_objects_differ_in_everything_and_both_are_told() -> None:
         assert first.motion != second.motion
         for item in (first, second):
             assert f"{item.colour} {item.shape} " in data.scene(index).caption.replace("that ", "")
+
+
+def test_neither_of_two_objects_hides_the_other() -> None:
+    data = ShapesDataset(24, num_objects=2, backgrounds=["plain"])
+    least = []
+    for index in range(len(data)):
+        scene = data.scene(index)
+        both, front, none = (
+            draw_scene(replace(scene, objects=objects), 9, 64, 64)
+            for objects in (scene.objects, scene.objects[1:], ())
+        )
+        alone = draw_scene(replace(scene, objects=scene.objects[:1]), 9, 64, 64)
+        own = (alone - none).abs().amax(0) > 0.1
+        hidden = own & ((front - none).abs().amax(0) > 0.1) & ((both - alone).abs().amax(0) > 0.1)
+        least.append(1 - (hidden.sum((1, 2)) / own.sum((1, 2))).max().item())
+    assert min(least) > 0.25  # of the object behind, at the worst moment
+    assert np.mean(np.array(least) > 0.5) > 0.9
+    captions = [data.scene(index).caption for index in range(2)]
+    assert captions == [
+        "a blue cross moves right and a cyan triangle bounces",
+        "a pink triangle moves up and a purple ring moves down and to the right",
+    ]
+
+
+def test_clips_that_models_were_trained_on_stay_as_they_are() -> None:
+    item = (scene := ShapesDataset(9, seed=1).scene(3)).objects[0]
+    assert scene.caption == "a video of a red square that shrinks"
+    numbers = (item.radius, item.travel, *item.centre, item.phase, *scene.greys, scene.gradient_angle, scene.moment)
+    places = (0.111147369, 1.264805288, 0.150289797, -0.180238315, 3.158268884, 0.289615905, 0.289615905)
+    assert numbers == pytest.approx((*places, 1.385548037, 0.793511676))
 
 
 def test_the_set_is_as_large_as_it_says() -> None:

@@ -55,9 +55,19 @@ def test_roughness_is_the_distance_from_the_neighbours_middle() -> None:
     assert read_clip(frames).roughness == pytest.approx(2 / 64, rel=1e-6)
 
 
+def test_centres_are_those_of_the_objects() -> None:
+    dataset = ShapesDataset(4, seed=5, motions=["down-left", "grows"], height=64, width=96)
+    for index in range(len(dataset)):
+        item, seen = dataset.scene(index).objects[0], read_clip(frames_of(dataset, index))
+        for place, centre in enumerate(seen.centres):
+            x, y = (part * 64 for part in item.place(place / 15)[:2])
+            assert centre == pytest.approx((x + 47.5, y + 31.5), abs=0.35)  # pixels
+
+
 def test_an_empty_clip_shows_nothing() -> None:
     seen = read_clip(torch.full((4, 32, 32, 3), 0.3))
     assert (seen.colour, seen.shape, seen.motion) == (None, None, None) and np.isnan(seen.roughness)
+    assert seen.centres == (None,) * 4
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from diffusers_video._cli_command import progress_bar
-from diffusers_video._cli_options import LARGEST_PLAIN_GUIDANCE, SAMPLING, SamplingOptions, flag_of, option
+from diffusers_video._cli_options import (
+    LARGEST_PLAIN_GUIDANCE,
+    SAMPLING,
+    SamplingOptions,
+    embedded_arguments,
+    flag_of,
+    option,
+)
 from diffusers_video._cli_pipeline import (
     check_name,
     check_scheduler_name,
@@ -30,6 +37,7 @@ from diffusers_video._cli_pipeline import (
     read_index,
     read_pixels_per_latent,
 )
+from diffusers_video.embedded import find_shapes_part, load_shapes_pipeline, read_shapes_settings
 
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
 
 GIVEN = "Given frames"
 MAX_GIVEN = 2
+EMBEDDED_TASKS = {"KeyFramePredictionPipeline": "key-frames", "FrameInterpolationPipeline": "interpolation"}
 UNSTATED_FPS = 1  # to read a folder of images that does not say its rate, where the rate does not matter
 
 Mechanism = Literal["context", "reconstruction", "replacement"]
@@ -99,6 +108,7 @@ class FrameOptions(SamplingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require("--model", self.model, ("revision", "variant", "token"))
         for name in ("context_guidance_scale", "reconstruction_scale"):
             if getattr(self, name) is not None and not -float("inf") < getattr(self, name) < float("inf"):
                 raise ValueError(f"`{flag_of(name)}` must be a finite number, but is {getattr(self, name)}.")
@@ -113,6 +123,15 @@ class FrameOptions(SamplingOptions):
             raise ValueError(
                 f"`--context-guidance-scale` has no effect on mechanism {self.mechanism}. Leave one of them out."
             )
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """
+        Collect what a call of the pipeline takes over unchanged.
+
+        Returns:
+            `dict[str, Any]`: The arguments that were given, and what the models in the package sample best with.
+        """
+        return (embedded_arguments(self.prompt) if self.model is None else {}) | super().pipeline_arguments()
 
 
 @dataclass(kw_only=True)
@@ -192,7 +211,7 @@ def predict(options: PredictOptions) -> None:
     """
     from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
 
-    index, pixels_per_latent = _check_model(options)
+    index, pixels_per_latent = _check_model(options, "key_frames")
     writer = open_output(options, options.fps or _saved(index, "fps", KeyFramePredictionPipeline))
     device = choose_run_device(options)
     arguments = options.pipeline_arguments()
@@ -215,7 +234,7 @@ def interpolate(options: InterpolateOptions) -> None:
     from diffusers_video.pipelines.frame_interpolation import FrameInterpolationPipeline
     from diffusers_video.video_io import probe_video, read_video
 
-    index, pixels_per_latent = _check_model(options)
+    index, pixels_per_latent = _check_model(options, "interpolation")
     window_frames = INTERPOLATION_RATE + 1
     if index.get("_class_name") == FrameInterpolationPipeline.__name__:
         window_frames = _saved(index, "num_frames", FrameInterpolationPipeline)
@@ -237,9 +256,11 @@ def interpolate(options: InterpolateOptions) -> None:
     _write(pipeline, writer, options, num_windows, frames=frames, fps=given_fps, **options.pipeline_arguments())
 
 
-def _check_model(options: FrameOptions) -> tuple[dict[str, Any], int]:
+def _check_model(options: FrameOptions, part: str) -> tuple[dict[str, Any], int]:
     """Its index, and the pixels of a frame for each latent, before weights are fetched and loaded."""
     check_scheduler_name(options)
+    if options.model is None:
+        return read_shapes_settings(part), read_pixels_per_latent(str(find_shapes_part("text_to_video")), {})
     check_name("--model", options.model)
     index = read_index("--model", options.model, options.load_arguments())
     unet_class = (index.get("unet") or [None, None])[1]
@@ -310,7 +331,10 @@ def _load(
     pipeline_class: type[DiffusionPipeline], options: FrameOptions, device: torch.device, **settings: Any
 ) -> DiffusionPipeline:
     dtype = choose_dtype(options, device)
-    pipeline = pipeline_class.from_pretrained(options.model, dtype=dtype, **options.load_arguments(), **settings)
+    if options.model is None:
+        pipeline = load_shapes_pipeline(EMBEDDED_TASKS[pipeline_class.__name__], dtype=dtype)
+    else:
+        pipeline = pipeline_class.from_pretrained(options.model, dtype=dtype, **options.load_arguments(), **settings)
     return place_pipeline(pipeline, options, device)
 
 

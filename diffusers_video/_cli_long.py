@@ -14,7 +14,14 @@ import typer
 
 from diffusers_video._cli_command import note
 from diffusers_video._cli_frames import GIVEN, read_start
-from diffusers_video._cli_options import LARGEST_PLAIN_GUIDANCE, LOADING, RUN, SamplingOptions, option
+from diffusers_video._cli_options import (
+    LARGEST_PLAIN_GUIDANCE,
+    LOADING,
+    RUN,
+    SamplingOptions,
+    embedded_arguments,
+    option,
+)
 from diffusers_video._cli_pipeline import (
     check_name,
     check_scheduler_name,
@@ -27,6 +34,7 @@ from diffusers_video._cli_pipeline import (
     read_index,
     read_pixels_per_latent,
 )
+from diffusers_video.embedded import SHAPES_TASKS, find_shapes_part, load_shapes_pipeline
 
 
 if TYPE_CHECKING:
@@ -51,8 +59,13 @@ class LongOptions(SamplingOptions):
         str | None, typer.Argument(help="What the video shows; there may be none.", show_default=False)
     ] = None
     model: Annotated[
-        str, option("--model", help="Pipeline for long videos, or for predicting key frames: a folder or Hub id.")
-    ]
+        str | None,
+        option(
+            "--model",
+            help="Pipeline for long videos, or for predicting key frames: a folder or Hub id. By default `shapes`,"
+            " which is in the package.",
+        ),
+    ] = None
     interpolation_model: Annotated[
         str | None,
         option("--interpolation-model", help="Interpolation pipeline beside one for prediction.", panel=LOADING),
@@ -102,6 +115,7 @@ class LongOptions(SamplingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require("--model", self.model, (*OTHER_MODELS, "revision", "variant", "token"))
         self.require("--frames", self.frames, ("num_given",))
         self.require("a prompt", self.prompt, ("negative_prompt", "guidance_rescale"))
         if self.guidance_scale is not None and self.guidance_scale > LARGEST_PLAIN_GUIDANCE:
@@ -112,9 +126,9 @@ class LongOptions(SamplingOptions):
         Collect what a call of the pipeline takes over.
 
         Returns:
-            `dict[str, Any]`: The arguments that were given.
+            `dict[str, Any]`: The arguments that were given, and what the models in the package sample best with.
         """
-        arguments = super().pipeline_arguments()
+        arguments = (embedded_arguments(self.prompt) if self.model is None else {}) | super().pipeline_arguments()
         if self.guidance_rescale is not None:
             rescale = {"guidance_rescale": self.guidance_rescale}
             arguments["stage_arguments"] = dict.fromkeys(("image", "prediction", "interpolation"), rescale)
@@ -165,6 +179,10 @@ def long(options: LongOptions) -> None:
 def _check_models(options: LongOptions) -> None:
     """Look at what the models consist of, before weights are fetched and loaded."""
     check_scheduler_name(options)
+    if options.model is None:
+        parts = [find_shapes_part(name) for name in SHAPES_TASKS["long"]]
+        check_sizes(options, read_pixels_per_latent(str(parts[0]), {}))
+        return
     check_name("--model", options.model)
     class_name = read_index("--model", options.model, options.load_arguments()).get("_class_name")
     if class_name not in (LONG, PREDICTION):
@@ -189,8 +207,12 @@ def _load(options: LongOptions, device: torch.device) -> LongVideoPipeline:
     import diffusers_video
 
     load = {"dtype": choose_dtype(options, device), **options.load_arguments()}
-    main = read_index("--model", options.model, options.load_arguments())["_class_name"]
-    pipeline = getattr(diffusers_video, main).from_pretrained(options.model, **load)
+    main = LONG
+    if options.model is None:
+        pipeline = load_shapes_pipeline("long", dtype=load["dtype"])
+    else:
+        main = read_index("--model", options.model, options.load_arguments())["_class_name"]
+        pipeline = getattr(diffusers_video, main).from_pretrained(options.model, **load)
     if main == PREDICTION:
         load.pop("revision", None)
         others = [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from diffusers_video._cli_command import progress_bar
-from diffusers_video._cli_options import LARGEST_PLAIN_GUIDANCE, RunOptions, option
+from diffusers_video._cli_options import DEFAULT_STEPS, LARGEST_PLAIN_GUIDANCE, SAMPLING, RunOptions, option
 from diffusers_video._cli_pipeline import (
     check_name,
     check_scheduler_name,
@@ -27,6 +27,7 @@ from diffusers_video._cli_pipeline import (
     place_pipeline,
     read_index,
 )
+from diffusers_video.embedded import SHAPES_UPSCALING_STEPS, find_shapes_part
 
 
 if TYPE_CHECKING:
@@ -61,6 +62,16 @@ class UpscaleOptions(RunOptions):
         int | None,
         option("--chunk-overlap", min=0, help="Frames that chunks share, to fade into each other.", panel=CHUNKS),
     ] = None
+    num_inference_steps: Annotated[
+        int | None,
+        option(
+            "--steps",
+            "--num-inference-steps",
+            min=1,
+            help=f"Denoising steps; by default {DEFAULT_STEPS}, of `shapes` {SHAPES_UPSCALING_STEPS}.",
+            panel=SAMPLING,
+        ),
+    ] = None
     image_only: Annotated[bool, option("--image-only", help="Upscale each frame as an image.", panel=CHUNKS)] = False
 
     pipeline_arguments_names: ClassVar[tuple[str, ...]] = (
@@ -70,9 +81,22 @@ class UpscaleOptions(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require("--model", self.model, ("revision", "variant", "token"))
         self.require("--prompt", self.prompt, ("negative_prompt", "guidance_rescale"))
         if self.guidance_scale is not None and self.guidance_scale > LARGEST_PLAIN_GUIDANCE:
             self.require("--prompt", self.prompt, ("guidance_scale",))
+        if self.model is None and self.prompt is not None:
+            raise ValueError("`--prompt` has no effect on the model in the package, which reads none. Leave it out.")
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """
+        Collect what a call of the pipeline takes over unchanged.
+
+        Returns:
+            `dict[str, Any]`: The arguments that were given, and what the model in the package samples best with.
+        """
+        own = {"num_inference_steps": SHAPES_UPSCALING_STEPS} if self.model is None else {}
+        return own | super().pipeline_arguments()
 
 
 def upscale(options: UpscaleOptions) -> None:
@@ -85,12 +109,12 @@ def upscale(options: UpscaleOptions) -> None:
 
     from diffusers_video.pipelines.video_super_resolution import VideoSuperResolutionPipeline
 
-    _check_model(options)
+    model = _check_model(options)
     info = _measure(options)
     writer = open_output(options, options.fps or info.fps)
     device = choose_run_device(options)
     load = {"dtype": choose_dtype(options, device), **options.load_arguments()}
-    pipeline = place_pipeline(VideoSuperResolutionPipeline.from_pretrained(options.model, **load), options, device)
+    pipeline = place_pipeline(VideoSuperResolutionPipeline.from_pretrained(model, **load), options, device)
     pipeline.set_progress_bar_config(disable=True)
     seed, total = choose_seed(options), min(info.num_frames, options.num_frames or info.num_frames)
     arguments = {"fps": float(writer.fps), **options.pipeline_arguments()}
@@ -104,9 +128,11 @@ def upscale(options: UpscaleOptions) -> None:
     typer.echo(f"Wrote {options.output}: {total} frames, {width}x{height} pixels, {writer.fps} fps, seed {seed}")
 
 
-def _check_model(options: UpscaleOptions) -> None:
-    """Look at what a model consists of, before weights are fetched and loaded."""
+def _check_model(options: UpscaleOptions) -> str:
+    """Its name, after a look at what it consists of, before weights are fetched and loaded."""
     check_scheduler_name(options)
+    if options.model is None:
+        return str(find_shapes_part("super_resolution"))
     check_name("--model", options.model)
     class_name = read_index("--model", options.model, options.load_arguments()).get("_class_name")
     if class_name != "VideoSuperResolutionPipeline":
@@ -114,6 +140,7 @@ def _check_model(options: UpscaleOptions) -> None:
             f"`--model` must be an upscaler of videos, but {options.model!r} is a {class_name}. Make one of an image"
             " upscaler: `diffusers-video train --script super-resolution`."
         )
+    return options.model
 
 
 def _measure(options: UpscaleOptions) -> VideoInfo:

@@ -23,7 +23,7 @@ PACKAGES = {
 RANK = {  # `video_io` and private modules stand below all of these
     **dict.fromkeys(("layers", "data", "metrics"), 0),
     **dict.fromkeys(("models", "schedulers", "conditioning"), 1),
-    **dict.fromkeys(("pipelines", "conversion", "hub"), 2),
+    **dict.fromkeys(("pipelines", "conversion", "hub", "embedded"), 2),
     "training": 3,
     "cli": 4,
 }

@@ -1,76 +1,94 @@
-"""Train the embedded `shapes` model from nothing: every stage, one after the other; finished stages are skipped.
+"""Train the embedded `shapes` models from nothing: every stage, one after the other; finished stages are skipped.
 
     python examples/shapes/recipe.py --work_dir runs/shapes
+    python examples/shapes/recipe.py --work_dir runs/shapes --stages key_frames interpolation
 
-Stopped, the same command goes on from the last checkpoint. The trained pipeline is `WORK_DIR/text_to_video`, which
-export.py makes the embedded model. `--quick` does two updates per stage, to see that everything runs.
+Stopped, the same command goes on from the last checkpoint. Each stage has a folder of its name in the work folder, and
+`costs.json` there says what each took. export.py makes the embedded models of them. `--quick` does two updates per
+stage, to see that everything runs.
 """
 
-import json
 import logging
-import shlex
-import subprocess
 import sys
-import time
 from argparse import ArgumentParser
 from pathlib import Path
+
+from running import HERE, Recipe
 
 from diffusers_video.embedded import SHAPES_SUBSET
 
 
-HERE = Path(__file__).parent
-SUBSET = json.dumps(SHAPES_SUBSET)
-CLI = [sys.executable, "-m", "diffusers_video.cli"]
+class ShapesRecipe(Recipe):
+    """The stages, each a method; they stand in the order in which they build on each other."""
+
+    def text(self) -> None:
+        out = self.work / "text"
+        self.run("text", out / "tokenizer" / "tokenizer.json",
+                 [sys.executable, HERE / "text_encoder.py", "--output_dir", out, *self.few])  # fmt: skip
+
+    def autoencoder(self) -> None:
+        config = HERE / "autoencoder.json"
+        self.train("autoencoder", "autoencoder", "config.json", "--model_config_name_or_path", config)
+
+    def image(self) -> None:
+        start, vae = self.work / "untrained", self.find("autoencoder", "config.json")
+        texts = self.find("text", "tokenizer/tokenizer.json")
+        self.run("untrained", start / "model_index.json",
+                 [sys.executable, HERE / "image_model.py", "--text_dir", texts, "--autoencoder_dir", vae,
+                  "--output_dir", start])  # fmt: skip
+        sets = self.pack("image", start, 32_000, "--train", "spatial")
+        self.train("image", "video-unet", "model_index.json", "--pretrained_model_name_or_path", start, *sets)
+
+    def text_to_video_short(self) -> None:
+        base, image = self.work / "image_model", self.find("image")
+        texts, vae = self.find("text", "tokenizer/tokenizer.json"), self.find("autoencoder", "config.json")
+        self.run("image_model", base / "model_index.json",
+                 [sys.executable, HERE / "image_model.py", "--text_dir", texts, "--autoencoder_dir", vae,
+                  "--unet_dir", image / "unet", "--output_dir", base])  # fmt: skip
+        sets = self.pack("text_to_video_short", self.find("untrained"), 12_000, "--num-frames", "4")
+        self.train(
+            "text_to_video_short", "video-unet", "model_index.json", "--pretrained_model_name_or_path", base, *sets
+        )
+
+    def text_to_video(self) -> None:
+        base = self.find("text_to_video_short")
+        sets = self.pack("text_to_video", self.find("untrained"), 6_000, "--num-frames", "16")
+        self.train("text_to_video", "video-unet", "model_index.json", "--pretrained_model_name_or_path", base, *sets)
+
+    def key_frames(self) -> None:
+        base = self.find("text_to_video")
+        sets = self.pack("text_to_video", self.find("untrained"), 6_000, "--num-frames", "16")
+        self.train("key_frames", "video-unet", "model_index.json", "--pretrained_model_name_or_path", base, *sets)
+
+    def interpolation(self) -> None:
+        base = self.find("text_to_video")
+        length = ["--num-frames", "65", "--fps", "128"]
+        sets = self.pack("interpolation", self.find("untrained"), 600, *length, heldout=32)
+        self.train("interpolation", "video-unet", "model_index.json", "--pretrained_model_name_or_path", base, *sets)
+
+    def decoder(self) -> None:
+        self.train("decoder", "video-decoder", "config.json", "--pretrained_model_name_or_path",
+                   self.find("autoencoder", "config.json"), "--shapes_options", self.subset)  # fmt: skip
+
+    def super_resolution(self) -> None:
+        start = self.work / "untrained_upscaler"
+        self.run("untrained_upscaler", start / "model_index.json",
+                 [sys.executable, HERE / "upscaler.py", "--output_dir", start])  # fmt: skip
+        self.train("super_resolution", "super-resolution", "model_index.json", "--pretrained_model_name_or_path",
+                   start, "--shapes_options", self.subset)  # fmt: skip
 
 
-def run(name: str, done: Path, command: list[str | Path]) -> None:
-    """Run a command unless the file that it writes last is there; say what it cost."""
-    if done.exists():
-        logging.info(f"{name}: there already")
-        return
-    logging.info(f"{name}: {shlex.join(map(str, command))}")
-    start = time.monotonic()
-    subprocess.run(list(map(str, command)), check=True)
-    logging.info(f"{name}: {time.monotonic() - start:.0f} s")
-
-
-def train(name: str, script: str, out: Path, last: str, *arguments: str | Path) -> None:
-    """Train a stage, from its last checkpoint if there is one."""
-    settings = [HERE / f"{name}.yaml", *arguments, "--output_dir", out]
-    if any(out.glob("checkpoint-*")):
-        settings += ["--resume_from_checkpoint", "latest"]
-    run(name, out / last, [*CLI, "train", "--script", script, *settings])
-
-
-def pack(name: str, out: Path, model: Path, clips: int, seed: int, *arguments: str) -> Path:
-    """Encode clips of the subset."""
-    shapes = ["--num-shapes-clips", str(clips), "--shapes-options", SUBSET, "--seed", str(seed)]
-    run(name, out / "index.json", [*CLI, "data", "pack", "shapes", out, "--model", model, *shapes, *arguments])
-    return out
-
-
-def main(work: Path, quick: bool) -> None:
-    few = ["--max_train_steps", "2"] if quick else []
-    text, vae, start = work / "text", work / "autoencoder", work / "untrained"
-    run("text encoder", text / "tokenizer" / "tokenizer.json",
-        [sys.executable, HERE / "text_encoder.py", "--output_dir", text, *few])  # fmt: skip
-    train("autoencoder", "autoencoder", vae, "config.json",
-          "--model_config_name_or_path", HERE / "autoencoder.json", *few)  # fmt: skip
-    run("untrained image model", start / "model_index.json",
-        [sys.executable, HERE / "image_model.py", "--text_dir", text, "--autoencoder_dir", vae,
-         "--output_dir", start])  # fmt: skip
-    for name, base, frames, clips in (("image", start, 1, 32_000), ("text_to_video", work / "image", 16, 6_000)):
-        length = ["--train", "spatial"] if frames == 1 else ["--num-frames", str(frames)]
-        sets = [pack(f"{name} {part}", work / f"{name}_{part}", start, number, seed, *length)
-                for part, number, seed in (("clips", 64 if quick else clips, 0), ("heldout", 64, 1))]  # fmt: skip
-        train(name, "video-unet", work / name, "model_index.json", "--pretrained_model_name_or_path", base,
-              "--train_data_dir", sets[0], "--heldout_data_dir", sets[1], *few)  # fmt: skip
+STAGES = tuple(name for name in vars(ShapesRecipe) if not name.startswith("_"))
 
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work_dir", type=Path, default=Path("runs/shapes"))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="Some of them; all by default")
     parser.add_argument("--quick", action="store_true", help="Two updates per stage")
     options = parser.parse_args()
-    main(options.work_dir, options.quick)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = ShapesRecipe(options.work_dir, options.quick, SHAPES_SUBSET)
+    for stage in STAGES:
+        if stage in options.stages:
+            getattr(recipe, stage)()

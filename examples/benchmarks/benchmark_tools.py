@@ -43,7 +43,12 @@ def repeat_text(text: Tensor, sample: Tensor) -> Tensor:
     return text.repeat_interleave(sample.shape[2], dim=0)
 
 
-def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> list[tuple[float, float]]:
+def time_pairs(
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    pairs: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[tuple[float, float]]:
     """
     Time two calls in turn, so that whatever slows the machine down slows both.
 
@@ -51,17 +56,19 @@ def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> 
         ours (`Callable`): First call of each pair.
         peer (`Callable`): Second call of each pair.
         pairs (`int`): Number of pairs; one more pair is run before and not counted.
+        clock (`Callable`, *optional*, defaults to `time.perf_counter`): `time.process_time` counts what processors
+            did, which on a busy machine is steadier.
 
     Returns:
         `list[tuple[float, float]]`: Seconds of both calls, for each pair.
     """
-    return [(_seconds(ours), _seconds(peer)) for _ in range(pairs + 1)][1:]
+    return [(_seconds(ours, clock), _seconds(peer, clock)) for _ in range(pairs + 1)][1:]
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def _seconds(call: Callable[[], Any], clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:

@@ -215,6 +215,7 @@ def test_gradients_reach_every_weight_and_checkpointing_changes_none() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+@pytest.mark.slow
 def test_it_compiles_whole() -> None:
     vae, video = tiny_autoencoder(), some_video()
     compiled = torch.compile(vae, fullgraph=True, backend="eager")

@@ -243,10 +243,8 @@ def test_gradients_reach_every_weight_and_checkpointing_changes_none(kind: str) 
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["released", pytest.param("vdm", marks=pytest.mark.slow), pytest.param("lvdm_text", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["released", "vdm", "lvdm_text"])
 def test_it_compiles_whole(kind: str) -> None:
     torch.compiler.reset()
     unet = tiny_space_time(kind)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .metrics.clip_sources import FolderClips as FolderClips
     from .metrics.clip_sources import MemoryClips as MemoryClips
     from .metrics.clip_sources import PipelineClips as PipelineClips
-    from .metrics.evaluation import EvaluationSettings as EvaluationSettings
     from .metrics.evaluation import evaluate_videos as evaluate_videos
+    from .metrics.evaluation_settings import EvaluationSettings as EvaluationSettings
     from .metrics.feature_networks import FeatureNetwork as FeatureNetwork
     from .metrics.feature_networks import load_c3d as load_c3d
     from .metrics.feature_networks import load_i3d as load_i3d
@@ -68,7 +68,8 @@ _PUBLIC = {
     "diffusers_video.conditioning.frames": ("FrameCondition",),
     "diffusers_video.hub": ("VideoHubMixin", "add_evaluation_results", "push_pipeline_to_hub", "write_model_card"),
     "diffusers_video.metrics.clip_sources": ("FolderClips", "MemoryClips", "PipelineClips"),
-    "diffusers_video.metrics.evaluation": ("EvaluationSettings", "evaluate_videos"),
+    "diffusers_video.metrics.evaluation": ("evaluate_videos",),
+    "diffusers_video.metrics.evaluation_settings": ("EvaluationSettings",),
     "diffusers_video.metrics.feature_networks": ("FeatureNetwork", "load_c3d", "load_i3d", "random_features"),
     "diffusers_video.metrics.protocols": ("EvaluationProtocol", "find_protocol"),
     "diffusers_video.metrics.results": ("VideoEvaluation",),

@@ -41,13 +41,9 @@ Precision = Literal["no", "fp16", "bf16"]
 
 
 @dataclass(kw_only=True)
-class TrainOptions:
-    """Arguments of `train`: those of the launcher, and those that go to the script."""
+class LaunchOptions:
+    """Arguments of `accelerate launch`."""
 
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(help="What the script is told: a YAML file, flags, or both.", show_default=False),
-    ] = None
     num_processes: Annotated[
         int | None, option("--num-processes", min=1, help="Processes; by default one for each GPU.")
     ] = None
@@ -62,6 +58,16 @@ class TrainOptions:
     main_process_port: Annotated[
         int | None,
         option("--main-process-port", min=0, max=65535, help="Where processes meet; 0 for any free port."),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class TrainOptions(LaunchOptions):
+    """Arguments of `train`: those of the launcher, and those that go to the script."""
+
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="What the script is told: a YAML file, flags, or both.", show_default=False),
     ] = None
     script: Annotated[
         str, option("--script", metavar="NAME", help=f"What trains: {', '.join(SCRIPTS)}; by default video-unet.")
@@ -108,6 +114,23 @@ def launch_command(options: TrainOptions) -> tuple[list[str], dict[str, str]]:
     Raises:
         ValueError: If there are fewer accelerators than processes.
     """
+    launcher, environment = launcher_of(options)
+    return [*launcher, str(SCRIPTS[options.script]), *options.settings], environment
+
+
+def launcher_of(options: LaunchOptions) -> tuple[list[str], dict[str, str]]:
+    """
+    Say how the launcher is called, up to what it launches.
+
+    Args:
+        options ([`LaunchOptions`]): Its arguments.
+
+    Returns:
+        `tuple[list[str], dict[str, str]]`: Program with its arguments, and what is added to the environment.
+
+    Raises:
+        ValueError: If there are fewer accelerators than processes.
+    """
     named = {
         "--config_file": options.config_file,
         "--num_processes": options.num_processes,
@@ -124,11 +147,10 @@ def launch_command(options: TrainOptions) -> tuple[list[str], dict[str, str]]:
             flags += ["--num_cpu_threads_per_process", str(threads)]
     elif options.cpu:
         flags.append("--cpu")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *flags]
-    return [*launcher, str(SCRIPTS[options.script]), *options.settings], environment
+    return [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *flags], environment
 
 
-def _is_cpu_group(options: TrainOptions) -> bool:
+def _is_cpu_group(options: LaunchOptions) -> bool:
     if options.num_processes in (None, 1):
         return False
     if options.cpu or options.config_file is not None:

@@ -19,7 +19,8 @@ from diffusers_video import __version__
 from diffusers_video._cli_command import EITHER_DASH, BucketsCommand, PassingCommand, command, note
 from diffusers_video._cli_convert import ConvertOptions, convert
 from diffusers_video._cli_data import PackOptions, PlanOptions, pack, plan
-from diffusers_video._cli_evaluate import EvaluateOptions, evaluate
+from diffusers_video._cli_evaluate_shapes import EvaluateShapesOptions, evaluate_shapes
+from diffusers_video._cli_evaluate_videos import EvaluateVideosOptions, evaluate_videos
 from diffusers_video._cli_frames import InterpolateOptions, PredictOptions, interpolate, predict
 from diffusers_video._cli_long import LongOptions, long
 from diffusers_video._cli_options import GenerateOptions, InfoOptions, PushOptions
@@ -64,6 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Look at training clips, and prepare them.")
+evaluate_app = typer.Typer(name="evaluate", no_args_is_help=True, help="Measure what models generate.")
 
 
 def main() -> None:
@@ -317,9 +319,11 @@ command(app, LongOptions)(long)
 command(app, TrainOptions, cls=PassingCommand, context_settings=EITHER_DASH)(train)
 command(data_app, PlanOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(plan)
 command(data_app, PackOptions, cls=BucketsCommand, context_settings=EITHER_DASH)(pack)
-command(app, EvaluateOptions)(evaluate)
+command(evaluate_app, EvaluateShapesOptions, name="shapes")(evaluate_shapes)
+command(evaluate_app, EvaluateVideosOptions, name="videos")(evaluate_videos)
 command(app, ConvertOptions)(convert)
 app.add_typer(data_app)
+app.add_typer(evaluate_app)
 
 
 if __name__ == "__main__":

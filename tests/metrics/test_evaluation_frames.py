@@ -202,13 +202,13 @@ def test_pairs_are_scored_frame_by_frame() -> None:
 
 def test_videos_of_folders_are_paired_by_name(tmp_path: Path) -> None:
     videos = make_videos()
-    for side, names in (("generated", ("a.gif", "b.gif")), ("reference", ("b.mp4", "0/a.gif", "a.gif"))):
+    for side, names in (("generated", ("a.gif", "b.gif")), ("reference", ("b.mp4", "0.gif", "a.gif"))):
         for number, name in enumerate(names):
             (tmp_path / side / name).parent.mkdir(parents=True, exist_ok=True)
             write_video(videos[number if side == "generated" else 2 - number], tmp_path / side / name, 10)
     sides = ("generated", "reference")
     own, other = (FolderClips(tmp_path / side, PROTOCOL, is_generated=side == "generated") for side in sides)
-    assert own.video_names == ["a", "b"] and other.video_names == ["0/a", "a", "b"]
+    assert own.video_names == ["a", "b"] and other.video_names == ["0", "a", "b"]
     pairs = PairedClips(own, other)
     names = [Path(pairs.name_of(number).split(",")[0]).name for number in range(2)]
     pair = pairs.read([names.index("a.gif")])[0]

@@ -32,7 +32,7 @@ print(json.dumps(peaks))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peaks of memory in the unit of Linux")
 @pytest.mark.parametrize("num_resamples", [0, 2])
-def test_memory_does_not_depend_on_the_number_of_clips(tmp_path: Path, num_resamples: int) -> None:
+def test_clips_are_not_kept_in_memory(tmp_path: Path, num_resamples: int) -> None:
     originals = [tmp_path / f"{number}.mp4" for number in range(8)]
     for number, path in enumerate(originals):
         write_video(moving_frames(16, 64, 64).roll(5 * number, dims=-1), path, 8)
@@ -43,6 +43,6 @@ def test_memory_does_not_depend_on_the_number_of_clips(tmp_path: Path, num_resam
     command = [sys.executable, "-c", CODE, str(tmp_path), str(num_resamples)]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     _, few, many = json.loads(output.splitlines()[-1])
-    # 448 more clips in each set would take 88 MB as bytes, 352 MB as float32; their features take 57 kB. Freed
-    # pieces of decoders that the allocator holds on to took 10 MB.
-    assert many - few < 16 * 1024
+    # 448 more clips in each set would take 88 MB as bytes, 352 MB as float32; their features take 57 kB. In four runs
+    # the process grew by 10 to 23 MB.
+    assert many - few < 32 * 1024

@@ -159,11 +159,11 @@ class EvaluateShapesOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        given = [name for name in OF_MODELS if self.true and getattr(self, name)]
+        given = [name for name in OF_MODELS if self.true and _is_given(getattr(self, name))]
         if given:
             raise ValueError(f"`{_flag(given[0])}` has no effect with `--true`. Leave one of them out.")
         for name, tasks in ONLY_FOR.items():
-            if getattr(self, name) not in (None, False) and self.task not in tasks:
+            if _is_given(getattr(self, name)) and self.task not in tasks:
                 raise ValueError(
                     f"`{_flag(name)}` has no effect on {self.task}, but on {', '.join(tasks)}. Leave it out."
                 )
@@ -171,6 +171,10 @@ class EvaluateShapesOptions:
             path = getattr(self, name)
             if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
                 raise ValueError(f"`{_flag(name)}` must name a file in a folder that exists, but is {str(path)!r}.")
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False  # 0 is a value, though it equals `False`
 
 
 def _flag(name: str) -> str:
@@ -218,7 +222,7 @@ def evaluate_shapes(options: EvaluateShapesOptions) -> None:
 def _identify(options: EvaluateShapesOptions) -> Record:
     """What the videos follow from: options, and the weights if they are on this machine."""
     known = {name: value for name, value in vars(options).items() if name not in NOT_OF_RECORDS}
-    identity = {name: value for name, value in known.items() if value not in (None, False)}
+    identity = {name: value for name, value in known.items() if _is_given(value)}
     if options.true:
         return identity
     folders = [Path(options.model)] if options.model else list(map(find_shapes_part, SHAPES_TASKS[options.task]))

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from diffusers_video import FrameInterpolationPipeline, KeyFramePredictionPipeline
-from diffusers_video._cli_evaluate_shapes import EvaluateShapesOptions, _measure_distance
+from diffusers_video._cli_evaluate_shapes import EvaluateShapesOptions, _identify, _measure_distance
 from diffusers_video._cli_shapes_tasks import TASKS
 from diffusers_video.data.shapes import ShapesDataset
 from diffusers_video.embedded import SHAPES_SUBSET
@@ -45,7 +45,7 @@ def test_true_videos_are_read_without_an_error() -> None:
     assert [scores[name] for name in ("num_clips", "colour", "shape", "motion", "together")] == [12, 1, 1, 1, 1]
     assert scores["roughness"] < 0.01 and scores["intervals"]["motion"][0] == pytest.approx(0.7575, abs=1e-4)
     assert scores["frechet_distance"] < 2 and scores["frechet_interval"] == [None, None]
-    assert scores["settings"] == {"task": "text-to-video", "true": True}
+    assert scores["settings"] == {"task": "text-to-video", "true": True, "seed": 0}
 
 
 def test_shuffled_frames_have_no_motion() -> None:
@@ -94,6 +94,15 @@ def test_each_video_depends_on_its_own_number_alone() -> None:
     assert alone["frechet_distance"] == pytest.approx(together["frechet_distance"], rel=1e-5)
     independent = scores_of(*options, "--independent-frames")
     assert independent["frechet_distance"] != pytest.approx(alone["frechet_distance"], rel=2e-5)
+
+
+def test_nothing_is_an_option_of_its_own_beside_what_was_not_given() -> None:
+    told, untold = (
+        _identify(EvaluateShapesOptions(model="nowhere", **given)) for given in ({"guidance_scale": 0}, {})
+    )
+    assert (told["guidance_scale"], untold["guidance_scale"]) == (0, 3)
+    told = _identify(EvaluateShapesOptions(model="nowhere", task="super-resolution", noise_level=0))
+    assert told["noise_level"] == 0 and "noise_level" not in untold
 
 
 def test_a_stopped_run_goes_on_from_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +195,8 @@ def test_super_resolution_is_compared_with_a_bicubic_filter() -> None:
         (("--true", "--task", "super-resolution"), "`--true` has no effect on super-resolution"),
         (("--shuffled", "--task", "long"), "`--shuffled` has no effect on long"),
         (("--passes", 2), "`--passes` has no effect on text-to-video"),
+        (("--noise-level", 0), "`--noise-level` has no effect on text-to-video"),
+        (("--true", "--guidance-scale", 0), "`--guidance-scale` has no effect with `--true`"),
         (("--json", "nowhere/scores.json"), "`--json` must name a file in a folder that exists"),
         (("--records", "nowhere/seen"), "`--records` must name a file in a folder that exists"),
         (("--true", "--task", "interpolation", "--num-frames", 16), "`--num-frames` must be 1 more than a multiple"),

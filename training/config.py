@@ -14,7 +14,6 @@ from diffusers_video.training.denoiser_config import DenoiserConfig
 
 TRAINED_PARTS = ("temporal", "all", "lora", "spatial")
 TASKS = ("text-to-video", "key-frames", "interpolation")
-_TIMESTEP_BIAS = ("timestep_bias_begin", "timestep_bias_end", "timestep_bias_multiplier")
 
 
 @dataclass(kw_only=True)
@@ -45,9 +44,6 @@ class VideoUNetConfig(DenoiserConfig):
     validation_prompts: list[str] = option([], "Videos drawn at every validation.")
     noise_prior: str = option("independent", "Noise across frames: independent, mixed or progressive.")
     noise_prior_strength: float = option(1.0, "alpha of mixed and progressive noise.")
-    timestep_bias_begin: int = option(0, "First of the timesteps that `timestep_bias_multiplier` is for.")
-    timestep_bias_end: int = option(1000, "The timestep behind the last of them.")
-    timestep_bias_multiplier: float = option(1.0, "How many times as often those timesteps are drawn as the others.")
     num_given_probabilities: list[float] = option(
         [], "Chances of 0, 1 and 2 given first frames with `task=key-frames`; equal by default."
     )
@@ -68,9 +64,6 @@ class VideoUNetConfig(DenoiserConfig):
         "rank": (1, None, False),
         "lora_alpha": (0, None, True),
         "noise_prior_strength": (0, None, True),
-        "timestep_bias_begin": (0, 998, False),
-        "timestep_bias_end": (1, 1000, False),
-        "timestep_bias_multiplier": (0, None, True),
         "context_dropout": (0, 1, False),
         "interpolation_rate": (2, None, False),
         "max_noise_level": (0, 999, False),
@@ -82,7 +75,6 @@ class VideoUNetConfig(DenoiserConfig):
         _check_lengths(self)
         _check_lora(self)
         _check_noise_prior(self)
-        _check_timestep_bias(self)
         self.read_temporal_options()
 
     def read_temporal_options(self) -> dict[str, Any]:
@@ -123,8 +115,9 @@ class VideoUNetConfig(DenoiserConfig):
     @property
     def idle_settings(self) -> tuple[str, ...]:
         """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
-        idle = () if self.timestep_bias_multiplier != 1 else _TIMESTEP_BIAS
-        idle += tuple(name for name in ("interpolation_rate", "temporal_options") if getattr(self, name) is None)
+        idle = super().idle_settings + tuple(
+            name for name in ("interpolation_rate", "temporal_options") if getattr(self, name) is None
+        )
         if self.task != "text-to-video":
             return idle
         return (*idle, "task", "num_given_probabilities", "context_dropout", "max_noise_level")
@@ -191,16 +184,4 @@ def _check_noise_prior(config: VideoUNetConfig) -> None:
     if config.noise_prior == "independent" and config.noise_prior_strength != 1.0:
         raise ValueError(
             "`noise_prior_strength` has no effect on independent noise. Set `noise_prior`, or leave it out."
-        )
-
-
-def _check_timestep_bias(config: VideoUNetConfig) -> None:
-    begin, end = config.timestep_bias_begin, config.timestep_bias_end
-    if begin >= end:
-        raise ValueError(f"`timestep_bias_begin` must be below `timestep_bias_end`, but is {begin}, the end {end}.")
-    is_range_given = (begin, end) != (0, 1000)
-    if is_range_given != (config.timestep_bias_multiplier != 1):
-        raise ValueError(
-            "`timestep_bias_multiplier` has an effect only with a range of timesteps, and a range only with it, but"
-            f" they are {config.timestep_bias_multiplier:g} and {begin} to {end}. Give both, or none."
         )

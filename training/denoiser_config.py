@@ -10,6 +10,9 @@ from diffusers_video.training.base_config import TrainingConfig, option
 from diffusers_video.training.objectives import NOISE_OFFSETS, PREDICTION_TYPES
 
 
+_TIMESTEP_BIAS = ("timestep_bias_begin", "timestep_bias_end", "timestep_bias_multiplier")
+
+
 @dataclass(kw_only=True)
 class DenoiserConfig(TrainingConfig):
     """
@@ -30,6 +33,9 @@ class DenoiserConfig(TrainingConfig):
     num_validation_inference_steps: int = option(25, "Steps of the sampler for videos that are drawn.")
 
     prediction_type: str | None = option(None, "epsilon, v_prediction or sample; the model's own by default.")
+    timestep_bias_begin: int = option(0, "First of the timesteps that `timestep_bias_multiplier` is for.")
+    timestep_bias_end: int = option(1000, "The timestep behind the last of them.")
+    timestep_bias_multiplier: float = option(1.0, "How many times as often those timesteps are drawn as the others.")
     snr_gamma: float | None = option(None, "Min-SNR weighting; 5 is usual.")
     noise_offset: float = option(0.0, "Strength of the noise offset; 0.05 to 0.1 is usual.")
     noise_offset_per: str = option("frame", "One offset per frame or per clip.")
@@ -49,6 +55,9 @@ class DenoiserConfig(TrainingConfig):
     ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
         "num_heldout_timesteps": (1, None, False),
         "num_validation_inference_steps": (1, None, False),
+        "timestep_bias_begin": (0, 998, False),
+        "timestep_bias_end": (1, 1000, False),
+        "timestep_bias_multiplier": (0, None, True),
         "snr_gamma": (0, None, True),
         "noise_offset": (0, None, False),
         "input_perturbation": (0, None, False),
@@ -60,6 +69,12 @@ class DenoiserConfig(TrainingConfig):
         super().__post_init__()
         self._check_denoiser_lengths()
         self._check_denoiser_objective()
+        self._check_timestep_bias()
+
+    @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        return () if self.timestep_bias_multiplier != 1 else _TIMESTEP_BIAS
 
     @classmethod
     def default_of(cls, name: str) -> Any:
@@ -96,4 +111,17 @@ class DenoiserConfig(TrainingConfig):
             raise ValueError(
                 "`rescale_betas_zero_snr` must not be used with `prediction_type=epsilon`: at zero SNR the input is"
                 " the noise, and predicting it teaches nothing (arXiv:2305.08891, Section 3.2). Take v_prediction."
+            )
+
+    def _check_timestep_bias(self) -> None:
+        begin, end = self.timestep_bias_begin, self.timestep_bias_end
+        if begin >= end:
+            raise ValueError(
+                f"`timestep_bias_begin` must be below `timestep_bias_end`, but is {begin}, the end {end}."
+            )
+        is_range_given = (begin, end) != (0, 1000)
+        if is_range_given != (self.timestep_bias_multiplier != 1):
+            raise ValueError(
+                "`timestep_bias_multiplier` has an effect only with a range of timesteps, and a range only with it,"
+                f" but they are {self.timestep_bias_multiplier:g} and {begin} to {end}. Give both, or none."
             )

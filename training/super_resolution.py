@@ -70,8 +70,8 @@ def load_upscaler(config: SuperResolutionConfig, num_frames: int, fps: float) ->
         _check_class(name, config.revision)
         pipeline = VideoSuperResolutionPipeline.from_pretrained(name, **load_options)
     else:
-        load_options |= {} if config.train == "spatial" else {"num_frames": num_frames}
-        pipeline = VideoSuperResolutionPipeline.from_image_model(name, config.preset or "videoldm", **load_options)
+        preset = config.preset or "videoldm"
+        pipeline = VideoSuperResolutionPipeline.from_image_model(name, preset, num_frames=num_frames, **load_options)
     check_upscaler(pipeline.unet, pipeline.vae, "Training on low-resolution frames")
     refuse_distilled(pipeline, name)
     level = pipeline.config.max_noise_level if config.max_noise_level is None else config.max_noise_level

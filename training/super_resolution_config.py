@@ -35,9 +35,6 @@ class SuperResolutionConfig(DenoiserConfig):
     task: ClassVar[str] = "super-resolution"
     noise_prior: ClassVar[str] = "independent"
     noise_prior_strength: ClassVar[float] = 1.0
-    timestep_bias_begin: ClassVar[int] = 0
-    timestep_bias_end: ClassVar[int] = 1000
-    timestep_bias_multiplier: ClassVar[float] = 1.0
     choices: ClassVar[dict[str, tuple[str, ...]]] = DenoiserConfig.choices | {"train": TRAINED_PARTS}
     ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = DenoiserConfig.ranges | {
         "patch_size": (1, None, False),

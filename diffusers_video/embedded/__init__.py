@@ -161,14 +161,11 @@ def _turn_to(pipeline: DiffusionPipeline, path: Path, settings: dict[str, Any]) 
 
 
 def _exchange_temporal_layers(unet: UNetVideoConditionModel, path: Path) -> UNetVideoConditionModel:
-    from diffusers_video.layers.video_layers import is_temporal
     from diffusers_video.models.temporal_checkpoint import read_temporal_options
 
-    model = type(unet).from_config({**unet.config, "_use_default_values": [], **read_temporal_options(path)})
-    spatial = {name: weight for name, weight in unet.state_dict().items() if not is_temporal(name)}
-    model.load_state_dict(spatial, strict=False)
+    model = type(unet).from_unet2d(unet.to_image_model(), **read_temporal_options(path))
     model.load_temporal_layers(path)
-    return model.to(unet.dtype).eval()
+    return model
 
 
 def _load_decoder(vae: AutoencoderKL, path: Path, settings: dict[str, Any]) -> AutoencoderKLVideo:

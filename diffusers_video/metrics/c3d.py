@@ -18,7 +18,6 @@ _STAGES = (
     (("conv4a", 8), ("conv4b", 8)),
     (("conv5a", 8), ("conv5b", 8)),
 )
-LAYERS = (*(name for stage in _STAGES for name, _ in stage), "fc6", "fc7", "fc8")
 
 
 class C3D(nn.Module):

@@ -163,7 +163,9 @@ class InflatedModelMixin(ChannelsLastMixin):
         """
         own = self._own_options()
         options = {name: value for name, value in self.config.items() if name not in own}
-        model = self.image_class.from_config({**options, "_class_name": self.image_class.__name__})
+        # Options that a file did not name would otherwise come back as defaults, whatever they were set to since.
+        options |= {"_class_name": self.image_class.__name__, "_use_default_values": []}
+        model = self.image_class.from_config(options)
         weights = {name: value for name, value in self.state_dict().items() if not is_temporal(name)}
         unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
         if unexpected:

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation_variants import YARDSTICK, build_variant, count_trained, image_unet
+from ablation_variants import YARDSTICK, build_variant, count_trained
 from accelerate import Accelerator
-from benchmark_tools import peak_bytes, write_json
+from benchmark_tools import counting_flops, peak_bytes, write_json
 from diffusers import UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_video.data.buckets import Bucket
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
@@ -137,7 +135,7 @@ def load_base(config: VideoUNetConfig) -> Base:
         )
     select_trained(pipeline, config)
     pipeline.set_progress_bar_config(disable=True)
-    unet2d = image_unet(pipeline.unet)
+    unet2d = pipeline.unet.to_image_model()
     return Base(config=config, pipeline=pipeline, unet2d=unet2d, dataset=dataset, heldout=heldout)
 
 
@@ -279,8 +277,7 @@ def _count(base: Base, variant: str) -> dict[str, Any]:
         start = time.process_time()
         model(sample, 500, encoder_hidden_states=text.cpu())
         seconds.append(time.process_time() - start)
-    # PyTorch's counter has no formula for the CPU's fused attention and would count it as nothing: take the unfused.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         model(sample, 500, encoder_hidden_states=text.cpu())
     trained = count_trained(model)
     return {

@@ -273,24 +273,6 @@ def build_variant(name: str, unet2d: UNet2DConditionModel, num_frames: int) -> n
     return VARIANTS[name].build(unet2d, num_frames)
 
 
-def image_unet(unet: UNetVideoConditionModel) -> UNet2DConditionModel:
-    """
-    Take the image model out of a video model.
-
-    Args:
-        unet ([`UNetVideoConditionModel`]): It is left as it is.
-
-    Returns:
-        [`~diffusers.UNet2DConditionModel`]: With copies of the spatial weights, in evaluation mode.
-    """
-    names = UNet2DConditionModel._get_init_keys(UNet2DConditionModel)
-    config = {name: value for name, value in unet.config.items() if name in names}
-    model = UNet2DConditionModel.from_config(config)
-    weights = unet.state_dict()
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    return nn.Module.to(model, unet.device, unet.dtype).eval()
-
-
 def count_trained(model: nn.Module) -> int:
     """Count the weights that train."""
     return sum(math.prod(value.shape) for value in model.parameters() if value.requires_grad)

@@ -4,7 +4,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 
 # Shapes: B videos, C channels, F frames, H height, W width, L text tokens, D text width.
@@ -41,6 +44,17 @@ class Clip:
 def repeat_text(text: Tensor, sample: Tensor) -> Tensor:
     """Give every frame the text of its video, for networks that want it so."""
     return text.repeat_interleave(sample.shape[2], dim=0)
+
+
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """
+    Count the floating point operations of what runs inside.
+
+    PyTorch's counter has no formula for the CPU's fused attention and would count it as nothing: the unfused is taken.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
 def time_pairs(

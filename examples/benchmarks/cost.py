@@ -17,15 +17,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from benchmark_tools import NUM_TOKENS, check_json_file, show, write_json
+from benchmark_tools import NUM_TOKENS, check_json_file, counting_flops, show, write_json
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_triplane import UNetTriplaneModel
@@ -187,8 +185,7 @@ def count_cost(build: Callable[[], nn.Module], make_inputs: Callable[[], tuple[A
     """
     with FakeTensorMode(), torch.no_grad():
         model, inputs = build().eval().requires_grad_(False), make_inputs()
-        # PyTorch's counter has no formula for the CPU's fused attention and would count it as nothing.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             model(*inputs)
         with LiveBytes() as memory:
             model(*inputs)

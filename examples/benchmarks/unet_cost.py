@@ -24,6 +24,7 @@ import typer
 from benchmark_tools import (
     Clip,
     check_json_file,
+    counting_flops,
     describe_load,
     describe_run,
     peak_bytes,
@@ -37,8 +38,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel
 
@@ -137,8 +136,7 @@ def count_flops(network: Network, clip: Clip, is_tiny: bool = False) -> int:
     Returns:
         `int`: Multiplications and additions of convolutions, linear layers and attention.
     """
-    # PyTorch's counter has no formula for the CPU's fused attention and would count it as nothing: take the unfused.
-    with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with FakeTensorMode(), torch.no_grad(), counting_flops() as counter:
         network.build(clip.text_dim, is_tiny)(*network.arrange(*clip.make()))
     return counter.get_total_flops()
 

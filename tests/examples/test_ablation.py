@@ -20,7 +20,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from diffusers_video import TextToVideoPipeline, UNetVideoConditionModel
+from diffusers_video import TextToVideoPipeline
 from diffusers_video.data.shapes import ShapesDataset
 from diffusers_video.training import loop
 from diffusers_video.training.objectives import denoising_loss
@@ -123,15 +123,6 @@ def test_peers_stand_behind_every_spatial_pair(variants: ModuleType) -> None:
     layers = [name.split(".")[-1] for name, _ in model.named_modules()]
     assert layers.count("temp_conv") == resnets and layers.count("temp_attention") == attentions
     assert layers.count("transformer_in") == 1
-
-
-def test_the_image_model_comes_out_of_a_video_model(variants: ModuleType, unet2d: UNet2DConditionModel) -> None:
-    found = variants.image_unet(UNetVideoConditionModel.from_unet2d(unet2d))
-    assert (
-        type(found) is UNet2DConditionModel and found.config.addition_embed_type == unet2d.config.addition_embed_type
-    )
-    assert found.state_dict().keys() == unet2d.state_dict().keys()
-    assert all(torch.equal(value, unet2d.state_dict()[name]) for name, value in found.state_dict().items())
 
 
 def test_image_models_that_want_more_than_text_are_refused(variants: ModuleType) -> None:

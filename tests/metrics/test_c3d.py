@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffusers_video.metrics.c3d import C3D, LAYERS
+from diffusers_video.metrics.c3d import C3D
 
 
 def resize_by_corners(frame: np.ndarray, side: int) -> np.ndarray:
@@ -51,7 +51,8 @@ def test_layers_bear_the_published_names_and_shapes() -> None:
     with torch.device("meta"):
         network = C3D()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert set(shapes) == {"mean", *(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias"))}
+    layers = ["conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b", "fc6", "fc7", "fc8"]
+    assert set(shapes) == {"mean", *(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))}
     assert shapes["fc6.weight"] == (4096, 512 * 4 * 4) and shapes["fc8.weight"] == (101, 4096)
     assert shapes["conv5b.weight"] == (512, 512, 3, 3, 3) and shapes["mean"] == (3, 16, 112, 112)
 

@@ -297,6 +297,7 @@ WRONG = [
     ({"caption_dropout": 1.5}, "`caption_dropout` must be"),
     ({"image_probability": 0.5}, "`image_probability` must be 0 with `train=temporal`"),
     ({"noise_offset_per": "clip"}, "`noise_offset_per` has no effect"),
+    ({"timestep_bias_multiplier": 5.0}, "a range of timesteps"),
     ({"prediction_type": "flow"}, "`prediction_type` must be one of"),
     ({"rescale_betas_zero_snr": True, "prediction_type": "epsilon"}, "`rescale_betas_zero_snr` must not be used"),
     ({"preset": "large"}, "`preset` must be one of"),

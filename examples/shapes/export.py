@@ -38,7 +38,7 @@ from diffusers_video.training.run_log import read_results
 
 PROMPT = "a red circle moves right"
 LARGEST_SIZE = 25_000_000  # bytes, of all weights together
-BASES = ("text", "autoencoder", "image", "text_to_video")
+BASES = ("text", "autoencoder", "image", "text_to_video_short", "text_to_video")
 WHAT = {
     "text_to_video": "A small text-to-video model of moving shapes",
     "key_frames": "Temporal layers that go on from 0, 1 or 2 given frames",

@@ -75,12 +75,16 @@ class Recipe:
         logging.info(f"{name}: {shlex.join(command)}")
         self.work.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        status, cpu_seconds, peak_mib = wait_for(command)
+        status, cpu_seconds, peak_mib = self.wait_for(command)
         cost = add_cost(self.work, name, time.monotonic() - start, cpu_seconds, peak_mib)
         told = "{seconds:.0f} s, {cpu_seconds:.0f} s of CPU time, {peak_mib} MiB at most, in {runs} run(s)"
         logging.info(f"{name}: {told.format(**cost)}")
         if status:
             raise SystemExit(f"{name}: ended with status {status}. The same command goes on from what is finished.")
+
+    def wait_for(self, command: Sequence[str]) -> tuple[int, float, float]:
+        """See [`wait_for`]; for recipes that wait otherwise."""
+        return wait_for(command)
 
     def train(self, name: str, script: str, last: str, *arguments: str | Path) -> None:
         """Train a stage with the settings of its YAML file, from its last checkpoint if there is one."""

@@ -23,6 +23,8 @@ from diffusers_video._video_values import as_fps
 HIDDEN_FRAME_CODECS = ("vp8",)  # their packets may hold frames that are never shown: only decoding counts the others
 PRECISE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 UNSPECIFIED = (0, 2)
+# Up to so many pixels one thread is cheaper than starting several, whose freed memory does not come back either.
+SMALL_FRAME = 256 * 256
 # By number of ISO/IEC 23091-2 (H.273), MatrixCoefficients.
 MATRICES = {
     1: Colorspace.ITU709,
@@ -56,7 +58,7 @@ def opened(
             stream = _video_stream(path, container) if stream_index is None else container.streams[stream_index]
             if stream.codec_context is None:
                 raise ValueError(f"`path` {path} is encoded by an unknown codec. Encode it again, say as H.264.")
-            stream.thread_type = "AUTO"
+            stream.thread_type = "NONE" if stream.width * stream.height <= SMALL_FRAME else "AUTO"
             yield container, stream
     except PermissionError:
         raise
@@ -114,6 +116,7 @@ def frame_to_rgb(frame: av.VideoFrame, path: Path) -> np.ndarray:
             src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             interpolation=PRECISE,
+            threads=1 if frame.width * frame.height <= SMALL_FRAME else 0,
         ).to_ndarray()
     return array if not frame.rotation else np.rot90(array, _quarter_turns(frame, path))
 

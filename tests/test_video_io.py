@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_video import video_io
+from diffusers_video import _video_decode, video_io
 from diffusers_video._video_values import as_fps
 from diffusers_video.video_io import VideoWriter, iter_frames, probe_video, read_frames_at, read_video, write_video
 
@@ -342,6 +342,22 @@ def test_frames_at_times_are_those_of_a_full_decode(foreign_files: Path, name: s
         shown = [max(k for k, start in enumerate(info.timestamps) if start <= time) for time in times]
         got = read_frames_at(info, times)
         assert all(torch.equal(frame, wanted[k][1]) for frame, k in zip(got, shown, strict=True)), shown
+
+
+@pytest.mark.parametrize("name", FOREIGN_FILES)
+def test_large_frames_are_decoded_by_several_threads_to_the_same(
+    foreign_files: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign_files / name
+    info = probe_video(path)
+    times = [info.timestamps[k] for k in (0, 7, 8, len(info.timestamps) - 1)]
+    with _video_decode.opened(path) as (_, stream):
+        assert stream.codec_context.thread_type == av.codec.context.ThreadType.NONE
+    wanted = read_frames_at(info, times)
+    monkeypatch.setattr(_video_decode, "SMALL_FRAME", 0)
+    with _video_decode.opened(path) as (_, stream):
+        assert stream.codec_context.thread_type == av.codec.context.ThreadType.AUTO
+    assert torch.equal(read_frames_at(path, times), wanted)
 
 
 @pytest.mark.parametrize("name", ["ntsc.mp4", "ntsc.mkv", "groups.webm", "late.mp4", "cut.mp4"])

@@ -122,9 +122,9 @@ class FeatureStatistics:
         """
         features_ND = check_features(features, self.num_features, names)
         mean_D = features_ND.mean(0) if len(features_ND) else torch.zeros_like(self._mean_D)
-        centered_ND = features_ND - mean_D
-        product_DD = centered_ND.T @ centered_ND
-        self._add(len(features_ND), mean_D, (product_DD + product_DD.T) / 2)
+        # NumPy knows the product as symmetric and computes half of it; PyTorch computes all.
+        centered_ND = (features_ND - mean_D).numpy()
+        self._add(len(features_ND), mean_D, torch.from_numpy(centered_ND.T @ centered_ND))
 
     def merge(self, other: FeatureStatistics) -> None:
         """
@@ -221,6 +221,9 @@ class FeatureStatistics:
     def _add(self, num_samples: int, mean_D: Tensor, scatter_DD: Tensor) -> None:
         """Merge with a part of which these are count, mean and sum of centered outer products."""
         if num_samples == 0:
+            return
+        if self.num_samples == 0:  # nothing changes these tensors in place
+            self.num_samples, self._mean_D, self._scatter_DD = num_samples, mean_D, scatter_DD
             return
         total = self.num_samples + num_samples
         shift_D = mean_D - self._mean_D

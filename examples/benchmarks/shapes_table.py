@@ -1,23 +1,26 @@
 """
 The table of the `shapes` set: every system, every metric, with intervals.
 
-Rows are pipelines, given as name=folder, or the model in the package; and for comparison true clips of another seed
-than the reference, these with their frames shuffled, and frames that the image model draws alone. No published network
-is needed: distances are on seeded random features, which are not those of FVD, and on the fixed features of the set.
+Rows are the model in the package, frames that its image model draws alone, and further pipelines, given as
+name=folder; and for comparison true clips of another seed than the reference, and these with their frames shuffled. No
+published network is needed: distances are on seeded random features, which are not those of FVD, and on the fixed
+features of the set.
 
     python examples/benchmarks/shapes_table.py --markdown docs/shapes_table.md
-    python examples/benchmarks/shapes_table.py VideoLDM=runs/a LVDM=runs/b --num-clips 64 --clip-model runs/clip
+    python examples/benchmarks/shapes_table.py LVDM=runs/a VDM=runs/b --num-clips 64 --clip-model runs/clip
 
-Stopped, the same command goes on: clips and scores lie in the work folder.
+Stopped, the same command goes on: clips and scores lie in the work folder, under the hash of what they follow from.
+Clips of other weights or settings lie in other folders, and are never taken for these.
 """
 
+import hashlib
 import inspect
 import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,8 +68,9 @@ from diffusers_video.metrics.shapes_scores import score_shapes
 # Shapes: B videos, C channels, F frames, H height, W width.
 
 NUM_FRAMES, RESOLUTION = 16, 64
-EMBEDDED = "embedded model"
+EMBEDDED, WITH_DECODER = "embedded model", "embedded model, decoder of videos"
 TRUE, SHUFFLED, ALONE = "true clips, another seed", "true clips, frames shuffled", "frames by the image model alone"
+OWN_ROWS = (EMBEDDED, ALONE)
 OF_PIXELS = ("temporal_flickering", "warping_error", "motion_magnitude")
 OF_CLIP = ("clip_similarity", "clip_frame_consistency")
 CHECKED = ("colour", "shape", "motion", "together")
@@ -122,18 +126,15 @@ class StoredClips:
 
     Args:
         system ([`System`]): Whose clips.
-        folder (`Path`): Where they are kept.
-
-    Raises:
-        ValueError: If the folder holds clips that follow from something else.
+        work_dir (`Path`): Where they are kept, in a folder of their own.
     """
 
-    def __init__(self, system: System, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, path = folder, folder / "identity.json"
-        if path.exists() and json.loads(path.read_text("utf-8")) != system.identity:
-            raise ValueError(f"{folder} holds clips of other weights or settings. Name another --work-dir.")
-        write_json(path, system.identity)
+    def __init__(self, system: System, work_dir: Path) -> None:
+        identity = json.dumps(system.identity, sort_keys=True)
+        name = re.sub(r"\W+", "-", system.name.lower())
+        self.folder = work_dir / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "identity.json", system.identity)
         self._system = system
 
     @cached_property
@@ -209,59 +210,66 @@ def open_true(dataset: ShapesDataset) -> MemoryClips:
 
 
 def open_pipeline(
-    folder: Path | None, dataset: ShapesDataset, sampling: Sampling, seed: int, is_alone: bool
+    load: Callable[[], DiffusionPipeline],
+    dataset: ShapesDataset,
+    sampling: Sampling,
+    seed: int,
+    options: dict[str, Any],
 ) -> PipelineClips:
     """Clips of a pipeline, which is asked for the scenes of a data set if it takes prompts."""
-    if folder is None:
-        pipeline = load_shapes_pipeline(dtype=torch.float32)
-    else:
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = load()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     taken = inspect.signature(pipeline.__call__).parameters
     captions = [dataset.scene(number).caption for number in range(len(dataset))] if "prompt" in taken else None
-    wanted = {
-        "height": RESOLUTION,
-        "width": RESOLUTION,
-        **asdict(sampling),
-        **({"image_only": True} if is_alone else {}),
-    }
+    wanted = {"height": RESOLUTION, "width": RESOLUTION, **asdict(sampling), **options}
     arguments = {name: value for name, value in wanted.items() if name in taken and name != "batch_size"}
     return PipelineClips(pipeline, make_protocol(len(dataset)), prompts=captions, seed=seed, **arguments)
 
 
-def find_systems(models: Sequence[str], num_clips: int, seed: int, sampling: Sampling) -> list[System]:
-    """The rows: models, then what they are compared with."""
+def find_systems(
+    models: Sequence[str], num_clips: int, seed: int, sampling: Sampling, own_rows: Sequence[str] = OWN_ROWS
+) -> list[System]:
+    """The rows: those of the package that are named, further models, then what they are compared with."""
     asked = make_dataset(num_clips, VIDEO_SEEDS + seed)
     of_clips = {"num_frames": NUM_FRAMES, "resolution": RESOLUTION, "seed": seed}
     of_models = {**of_clips, "num_inference_steps": sampling.num_inference_steps,
                  "guidance_scale": sampling.guidance_scale}  # fmt: skip
-    folders: dict[str, Path | None] = {}
+
+    def system(name: str, folders: Sequence[Path], load: Callable[[], DiffusionPipeline], **options: Any) -> System:
+        identity = {**of_models, "weights_sha256": hash_weights(folders), **options}
+        return System(name=name, identity=identity, open=lambda: open_pipeline(load, asked, sampling, seed, options))
+
+    systems = []
+    load = partial(load_shapes_pipeline, dtype=torch.float32)
+    for name in own_rows:
+        parts = [find_shapes_part(part) for part in ("text_to_video", *(("decoder",) if name == WITH_DECODER else ()))]
+        options = {"image_only": True} if name == ALONE else {}
+        systems.append(system(name, parts, partial(load, temporal_decoder=name == WITH_DECODER), **options))
+    for name, folder in _read_models(models).items():
+        systems.append(system(name, [folder], partial(DiffusionPipeline.from_pretrained, folder, dtype=torch.float32)))
+    systems.append(System(name=TRUE, identity=of_clips, open=lambda: open_true(asked)))
+    shuffled = System(name=SHUFFLED, identity=of_clips, open=lambda: ShuffledClips(open_true(asked), seed))
+    return [*systems, shuffled]
+
+
+def _read_models(models: Sequence[str]) -> dict[str, Path]:
+    """Folders of pipelines by name."""
+    folders: dict[str, Path] = {}
     for model in models:
         name, _, folder = model.partition("=")
-        if not (Path(folder) / "model_index.json").is_file() or name in folders:
+        if not (Path(folder) / "model_index.json").is_file() or name in (
+            *folders,
+            *OWN_ROWS,
+            WITH_DECODER,
+            TRUE,
+            SHUFFLED,
+        ):
             raise typer.BadParameter(
                 f"models must be name=folder of a pipeline, each name once, but one is {model!r}."
             )
         folders[name] = Path(folder)
-    systems = []
-    for name, folder in (folders or {EMBEDDED: None}).items():
-        weights = hash_weights([folder or find_shapes_part("text_to_video")])
-        identity = {**of_models, "weights_sha256": weights}
-        rows = {name: False} if folders else {name: False, ALONE: True}
-        for row, is_alone in rows.items():
-            systems.append(
-                System(
-                    name=row,
-                    identity={**identity, "is_alone": is_alone},
-                    open=lambda folder=folder, is_alone=is_alone: open_pipeline(
-                        folder, asked, sampling, seed, is_alone
-                    ),
-                )
-            )
-    systems.append(System(name=TRUE, identity=of_clips, open=lambda: open_true(asked)))
-    shuffled = System(name=SHUFFLED, identity=of_clips, open=lambda: ShuffledClips(open_true(asked), seed))
-    return [*systems, shuffled]
+    return folders
 
 
 def _measure_shapes(videos: Tensor) -> Tensor:
@@ -365,7 +373,9 @@ def render_markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], about:
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(help="Pipelines: name=folder; else the package's.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Further pipelines: name=folder.")] = None,
+    embedded: Annotated[bool, typer.Option(help="Rows of the model in the package.")] = True,
+    temporal_decoder: Annotated[bool, typer.Option(help="One more of them, with the decoder of videos.")] = False,
     num_clips: Annotated[int, typer.Option(min=2, help="Clips of each row, and of the reference.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Decides scenes, noise and random features.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = SHAPES_STEPS,
@@ -382,7 +392,8 @@ def main(
     if markdown is not None and not markdown.absolute().parent.is_dir():
         raise typer.BadParameter("`--markdown` must name a file in an existing folder.")
     sampling = Sampling(num_inference_steps=steps, guidance_scale=guidance_scale, batch_size=batch_size)
-    systems = find_systems(models or [], num_clips, seed, sampling)
+    own_rows = (*(OWN_ROWS if embedded else ()), *((WITH_DECODER,) if temporal_decoder else ()))
+    systems = find_systems(models or [], num_clips, seed, sampling, own_rows)
     measuring = {"num_clips": num_clips, "seed": seed, "clip_model": clip_model, "num_resamples": num_resamples}
     table, warnings = measure_all(systems, work_dir, measuring, batch_size)
     titles, rows = make_rows(table)
@@ -410,7 +421,7 @@ def measure_all(
     judge = None
     with Progress(console=Console(stderr=True)) as bars:
         for system in systems:
-            clips = StoredClips(system, work_dir / re.sub(r"\W+", "-", system.name.lower()))
+            clips = StoredClips(system, work_dir)
             path, settings = clips.folder / "scores.json", {**system.identity, **measuring}
             known = json.loads(path.read_text("utf-8")) if path.exists() else {}
             if known.get("settings") != settings:

@@ -52,7 +52,7 @@ def test_the_table_has_every_row_and_a_second_run_draws_nothing(
     embedder = tiny_embedder()
     for part in (embedder.model, embedder.image_processor, embedder.tokenizer):
         part.save_pretrained("clip")
-    arguments = ("ours=tiny", "--clip-model", "clip", "--markdown", "table.md")
+    arguments = ("ours=tiny", "--no-embedded", "--clip-model", "clip", "--markdown", "table.md")
     result = invoke(module, *arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(Path("table.json").read_text())
@@ -67,8 +67,6 @@ def test_the_table_has_every_row_and_a_second_run_draws_nothing(
     monkeypatch.setattr(module, "make_judge", None)
     assert invoke(module, *arguments).exit_code == 0
     assert json.loads(Path("table.json").read_text()) == found
-    result = invoke(module, *arguments, "--seed", 1)
-    assert isinstance(result.exception, ValueError) and "other weights or settings" in str(result.exception)
 
 
 def test_clips_are_kept_as_they_are_drawn(module: ModuleType, tmp_path: Path) -> None:
@@ -90,10 +88,39 @@ def test_frames_are_shuffled_and_none_is_lost(module: ModuleType) -> None:
     assert torch.equal(module.ShuffledClips(source, 0).read([1])[0], second)
 
 
+def test_clips_of_other_weights_or_settings_are_not_taken(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    sources: list[Counting] = []
+    monkeypatch.setattr(module, "open_pipeline", lambda *_: sources.append(Counting()) or sources[-1])
+
+    def drawn(weights: bytes, steps: int = 25, seed: int = 0, num_clips: int = 2) -> list[int]:
+        (folder / "unet.safetensors").write_bytes(weights)
+        sampling = module.Sampling(num_inference_steps=steps)
+        system = module.find_systems([f"a={folder}"], num_clips, seed, sampling, own_rows=())[0]
+        sources.clear()
+        module.StoredClips(system, tmp_path / "work").read(range(num_clips))
+        return sources[0].drawn if sources else []
+
+    assert drawn(b"first") == [0, 1] and drawn(b"first") == []
+    assert drawn(b"other") == [0, 1] and drawn(b"first", steps=24) == [0, 1] and drawn(b"first", seed=1) == [0, 1]
+    assert drawn(b"first", num_clips=3) == [2]
+
+
+def test_rows_of_the_package_come_first(module: ModuleType) -> None:
+    own_rows = (*module.OWN_ROWS, module.WITH_DECODER)
+    systems = module.find_systems([], 2, 0, module.Sampling(), own_rows)
+    assert [system.name for system in systems] == [*own_rows, module.TRUE, module.SHUFFLED]
+    assert len({json.dumps(system.identity) for system in systems}) == 4  # shuffled clips are true ones
+
+
 @pytest.mark.parametrize("model", ["nothing", "a=nothing"])
 def test_models_that_are_not_there_are_refused(module: ModuleType, model: str, tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="models must be name=folder of a pipeline"):
-        module.find_systems([model], 2, 0, module.Sampling())
+        module.find_systems([model], 2, 0, module.Sampling(), own_rows=())
 
 
 def test_a_cell_without_a_score_is_a_dash(module: ModuleType) -> None:

@@ -91,9 +91,8 @@ class InflatedModelMixin(ChannelsLastMixin):
 
     @property
     def temporal_options(self) -> dict[str, Any]:
-        """The options that the image model does not have, with their values."""
-        own = self._own_options()
-        return {name: self.config[name] for name in self._get_init_keys(type(self)) if name in own}
+        """The options that the image model does not have, in the order of their names, with their values."""
+        return {name: self.config[name] for name in sorted(self._own_options())}
 
     def set_temporal_max_distance(self, max_distance: int | None = PAPER_MAX_DISTANCE) -> None:
         """

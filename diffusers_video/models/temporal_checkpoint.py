@@ -122,11 +122,13 @@ class TemporalCheckpointMixin:
         if not state_dict:
             raise ValueError("The model has no temporal layers to save: its options switch all of them off.")
         metadata = {"format": "pt", "kind": FORMAT, "model": type(self).__name__}
-        metadata |= {"options": json.dumps(self.temporal_options), "heads": json.dumps(self._temporal_heads())}
+        metadata |= {"options": json.dumps(self.temporal_options, sort_keys=True)}
+        metadata |= {"heads": json.dumps(self._temporal_heads(), sort_keys=True)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
             unfinished = Path(folder) / path.name
             safetensors.torch.save_file(state_dict, unfinished, metadata=metadata)
+            _sort_metadata(unfinished)
             os.replace(unfinished, path)
         return path
 
@@ -200,6 +202,17 @@ class TemporalCheckpointMixin:
             " image model of the same shape with the options of the file, as a pipeline's `from_image_model` does with"
             " `temporal_layers`, or pass `strict=False` to load only what matches."
         )
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file, whose order is that of chance, in order: equal weights, equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def read_temporal_options(path: str | os.PathLike) -> dict[str, Any]:

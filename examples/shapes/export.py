@@ -160,7 +160,7 @@ WRITERS = {
 
 def write_settings(folder: Path, settings: dict[str, object]) -> None:
     """Write what a part is besides its weights."""
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_spatial_layers(model: nn.Module, shared: nn.Module, part: str) -> None:

@@ -1,5 +1,6 @@
 """Temporal layers saved alone fit another image model of the same shape, and say what does not fit."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,14 @@ def test_the_file_holds_temporal_layers_only_and_says_what_it_is(tmp_path: Path)
         assert file.metadata()["kind"] == "diffusers_video.temporal_layers"
         assert '"temporal_attention": "full"' in file.metadata()["options"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    model = UNetVideoConditionModel.from_unet2d(tiny_unet2d())
+    contents = {model.save_temporal_layers(tmp_path / str(number)).read_bytes() for number in range(4)}
+    assert len(contents) == 1
+    with safe_open(tmp_path / "0" / "temporal_layers.safetensors", "pt") as file:
+        assert list(json.loads(file.metadata()["options"])) == sorted(model.temporal_options)
 
 
 def test_the_weights_of_a_whole_video_model_are_accepted(tmp_path: Path) -> None:

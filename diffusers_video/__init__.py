@@ -54,8 +54,10 @@ if TYPE_CHECKING:
     from .pipelines.long_video import LongVideoPipeline as LongVideoPipeline
     from .pipelines.pipeline_output import VideoPipelineOutput as VideoPipelineOutput
     from .pipelines.text_to_video import TextToVideoPipeline as TextToVideoPipeline
+    from .pipelines.unconditional_video import UnconditionalVideoPipeline as UnconditionalVideoPipeline
     from .pipelines.video_super_resolution import VideoSuperResolutionPipeline as VideoSuperResolutionPipeline
     from .schedulers.scheduling_paired_ddim import PairedDDIMScheduler as PairedDDIMScheduler
+    from .schedulers.scheduling_vdm import VDMScheduler as VDMScheduler
     from .video_io import read_video as read_video
     from .video_io import write_video as write_video
 
@@ -85,8 +87,10 @@ _PUBLIC = {
     "diffusers_video.pipelines.long_video": ("LongVideoPipeline",),
     "diffusers_video.pipelines.pipeline_output": ("VideoPipelineOutput",),
     "diffusers_video.pipelines.text_to_video": ("TextToVideoPipeline",),
+    "diffusers_video.pipelines.unconditional_video": ("UnconditionalVideoPipeline",),
     "diffusers_video.pipelines.video_super_resolution": ("VideoSuperResolutionPipeline",),
     "diffusers_video.schedulers.scheduling_paired_ddim": ("PairedDDIMScheduler",),
+    "diffusers_video.schedulers.scheduling_vdm": ("VDMScheduler",),
     "diffusers_video.video_io": ("read_video", "write_video"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

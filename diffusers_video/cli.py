@@ -186,6 +186,11 @@ def _check_model(options: GenerateOptions, source: VideoInfo | None) -> None:
 
 def _check_kind(flag: str, name: str, index: dict[str, Any]) -> None:
     unet_class = (index.get("unet") or [None, None])[1]
+    if index.get("_class_name") == "UnconditionalVideoPipeline":
+        raise ValueError(
+            f"`{flag}` must read text, but {name!r} draws without it. Load it by"
+            " `diffusers_video.UnconditionalVideoPipeline.from_pretrained`."
+        )
     if flag == "--model" and unet_class == "UNet2DConditionModel":
         raise ValueError(f"`--model` must be a video model, but {name!r} is an image model. Pass it as --image-model.")
     if flag == "--image-model" and unet_class == "UNetVideoConditionModel":

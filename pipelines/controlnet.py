@@ -227,7 +227,7 @@ def control_residuals(
     def per_frame(rows: Tensor) -> Tensor:
         return (rows.chunk(2)[1] if half else rows).repeat_interleave(num_frames, dim=0)
 
-    added = conditions["added_cond_kwargs"] or {}
+    added = conditions.get("added_cond_kwargs") or {}
     added = {key: per_frame(added[key]) for key in ("text_embeds", "time_ids") if key in added}
     frames = [torch.cat([one, one]) if guided and not half else one for one in control.frames]
     several = len(frames) > 1

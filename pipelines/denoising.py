@@ -1,4 +1,4 @@
-"""The sampling loop of pipelines with a text-conditioned denoiser."""
+"""The sampling loop of pipelines with a video denoiser."""
 
 # Shapes: B videos, L text tokens, D text width; latents (B, c, F, h, w).
 
@@ -13,14 +13,16 @@ from torch import Tensor
 
 from diffusers_video.conditioning.guidance import (
     chain_guidance,
-    guide_reconstruction,
     output_to_sample,
     sample_to_output,
     signal_and_noise,
 )
+from diffusers_video.conditioning.previous_clip import predict_after_clip
+from diffusers_video.conditioning.reconstruction import Observation, guide_estimate, observe_frames
 from diffusers_video.pipelines.controlnet import ControlCondition, control_residuals
 from diffusers_video.pipelines.given_frames import GivenFrames
 from diffusers_video.pipelines.scheduling import repeatable_noise, step_arguments
+from diffusers_video.schedulers.log_snr import denoiser_timestep
 
 
 StepCallback = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
@@ -32,7 +34,8 @@ class DenoiserConditions:
     What the denoiser reads beside the latents: one row for each of B videos, the negative ones apart.
 
     Args:
-        prompt_embeds (`torch.Tensor` of shape `(B, L, D)`): Text embeddings.
+        prompt_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): Text embeddings, for a denoiser that reads
+            text.
         negative_prompt_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): Needed for guidance.
         add_text_embeds (`torch.Tensor` of shape `(B, width)`, *optional*): Pooled text embeddings of XL.
         negative_pooled_prompt_embeds (`torch.Tensor` of shape `(B, width)`, *optional*): Their negative ones.
@@ -44,6 +47,7 @@ class DenoiserConditions:
         fps (`float`, *optional*): For a denoiser that is conditioned on it.
         control (`ControlCondition`, *optional*): Frames for the ControlNets.
         given ([`GivenFrames`], *optional*): Frames of the videos that are given.
+        known (`tuple[Observation, ...]`, *optional*): What else is known of the clean latents, and guides them.
         noise_level (`float`, *optional*): Noise on what is told of them, for a denoiser that is conditioned on it.
         beside (`torch.Tensor` of shape `(B, channels, F, h, w)`, *optional*): What the denoiser sees in further
             channels beside the latents.
@@ -54,9 +58,12 @@ class DenoiserConditions:
         negative_temporal_prompt_embeds (`torch.Tensor` of the same shape, *optional*): Its negative.
         negative_beside (`torch.Tensor` of shape `(B, channels, F, h, w)`, *optional*): `beside` of the negative rows,
             where it is another one.
+        previous_latents (`torch.Tensor` of the shape of the latents, *optional*): Clean latents of the clip before,
+            for a denoiser that reads it.
+        options (`dict[str, Any]`, *optional*): Further arguments of the denoiser by name, the same for all videos.
     """
 
-    prompt_embeds: Tensor
+    prompt_embeds: Tensor | None = None
     negative_prompt_embeds: Tensor | None = None
     add_text_embeds: Tensor | None = None
     negative_pooled_prompt_embeds: Tensor | None = None
@@ -67,12 +74,15 @@ class DenoiserConditions:
     fps: float | None = None
     control: ControlCondition | None = None
     given: GivenFrames | None = None
+    known: tuple[Observation, ...] = ()
     noise_level: float | None = None
     beside: Tensor | None = None
     rows: dict[str, Tensor] = field(default_factory=dict)
     temporal_prompt_embeds: Tensor | None = None
     negative_temporal_prompt_embeds: Tensor | None = None
     negative_beside: Tensor | None = None
+    previous_latents: Tensor | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def denoiser_sample(self, latents: Tensor, texts: Sequence[bool]) -> Tensor:
         """
@@ -113,10 +123,9 @@ class DenoiserConditions:
             # A callback may end guidance half way, and then the negative rows are no longer wanted.
             rows = len(self.prompt_embeds)
             added["image_embeds"] = [grouped(one[-rows:], one[:rows]) for one in self.image_embeds]
-        arguments = {
-            "encoder_hidden_states": grouped(self.prompt_embeds, self.negative_prompt_embeds),
-            "added_cond_kwargs": added or None,
-        }
+        arguments = {"added_cond_kwargs": added} if added else {}
+        if self.prompt_embeds is not None:
+            arguments["encoder_hidden_states"] = grouped(self.prompt_embeds, self.negative_prompt_embeds)
         if self.timestep_cond is not None:
             arguments["timestep_cond"] = grouped(self.timestep_cond, None)
         if self.temporal_prompt_embeds is not None:
@@ -125,7 +134,7 @@ class DenoiserConditions:
         for name in ("fps", "noise_level"):
             if getattr(self, name) is not None:
                 arguments[name] = getattr(self, name)
-        return arguments | {name: grouped(rows, rows) for name, rows in self.rows.items()}
+        return arguments | {name: grouped(rows, rows) for name, rows in self.rows.items()} | self.options
 
 
 class DenoisingMixin:
@@ -181,7 +190,7 @@ class DenoisingMixin:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """`bool`: Whether each step evaluates the denoiser with and without the prompt."""
-        return self._guidance_scale > 1 and self.unet.config.time_cond_proj_dim is None
+        return self._guidance_scale > 1 and self.unet.config.get("time_cond_proj_dim") is None
 
     def predict(
         self,
@@ -191,7 +200,7 @@ class DenoisingMixin:
         span: tuple[float, float] | None = None,
     ) -> Tensor:
         """
-        Evaluate the denoiser once, with guidance by text, by given frames, or by both.
+        Evaluate the denoiser once, with guidance by text, by given frames, by what else is known, or by all of it.
 
         Args:
             latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Noisy latents.
@@ -206,14 +215,17 @@ class DenoisingMixin:
         given = conditions.given
         in_force = None if given is None else given.in_force(0.0 if span is None else span[0])
         sample = self.scheduler.scale_model_input(latents, timestep)
-        if in_force is None or given.mechanism != "reconstruction":
+        known = list(conditions.known)
+        if in_force is not None and given.mechanism == "reconstruction":
+            known.append(observe_frames(given.latents, in_force, given.scale))
+        if not known:
             return self._evaluate(sample, timestep, conditions, span, in_force)
         form = (self.scheduler.config.prediction_type, *signal_and_noise(self.scheduler, timestep))
 
         def estimate(noisy: Tensor) -> Tensor:
             return output_to_sample(self._evaluate(noisy, timestep, conditions, span, in_force), noisy, *form)
 
-        guided = guide_reconstruction(estimate, sample, given.latents, in_force, signal=form[1], scale=given.scale)
+        guided = guide_estimate(estimate, sample, known, signal=form[1], held=in_force)
         return sample_to_output(guided, sample, *form)
 
     def _evaluate(
@@ -224,6 +236,10 @@ class DenoisingMixin:
         span: tuple[float, float] | None,
         in_force: Tensor | None,
     ) -> Tensor:
+        told = denoiser_timestep(self.unet.config, self.scheduler, timestep)
+        if conditions.previous_latents is not None:
+            clip = (conditions.previous_latents, self.context_guidance_scale)
+            return predict_after_clip(self.unet, sample, told, *clip, **conditions.denoiser_arguments([True]))
         is_told = in_force is not None and conditions.given.mechanism == "context"
         by_text, by_context = self.do_classifier_free_guidance, is_told and self.context_guidance_scale != 1
         branches, scales = [(not by_text, not by_context)], []  # whether the text, and whether the frames, are seen
@@ -243,9 +259,9 @@ class DenoisingMixin:
             if residuals is not None:
                 arguments["down_block_additional_residuals"] = residuals[0]
                 arguments["mid_block_additional_residual"] = residuals[1]
-        model_output = self.unet(
-            sample, timestep, cross_attention_kwargs=self.cross_attention_kwargs, return_dict=False, **arguments
-        )[0]
+        if self.cross_attention_kwargs is not None:
+            arguments["cross_attention_kwargs"] = self.cross_attention_kwargs
+        model_output = self.unet(sample, told, return_dict=False, **arguments)[0]
         if not scales:
             return model_output
         outputs = model_output.chunk(len(branches))

@@ -16,11 +16,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffusers_video.conditioning.frames import INTERPOLATION_RATE, FrameCondition
 from diffusers_video.hub import VideoHubMixin
+from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.denoising import DenoiserConditions, DenoisingMixin, StepCallback
 from diffusers_video.pipelines.image_models import ImageModelMixin
 from diffusers_video.pipelines.latent_video import LatentVideoMixin
+from diffusers_video.pipelines.latents import frames_per_latent
 from diffusers_video.pipelines.loading import VideoLoraLoaderMixin
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
 from diffusers_video.pipelines.text_encoding import TextEncodingMixin
@@ -60,9 +62,11 @@ class FrameInterpolationPipeline(
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Autoencoder of images, used frame by frame, or one of videos.
-        text_encoder ([`~transformers.CLIPTextModel`]): Text encoder; the first one of XL.
-        tokenizer ([`~transformers.CLIPTokenizer`]): Its tokenizer.
-        unet ([`UNetVideoConditionModel`]): The denoiser, best with `context_channels`.
+        text_encoder ([`~transformers.CLIPTextModel`], *optional*): Text encoder; the first one of XL. `None` for a
+            denoiser that reads no text.
+        tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
+        unet ([`UNetVideoConditionModel`] or [`UNetSpaceTimeModel`]): The denoiser, best with `context_channels` or
+            `use_frame_mask`.
         scheduler ([`SchedulerMixin`]): Any of diffusers' whose `step` fits, see [`check_scheduler`].
         text_encoder_2 ([`~transformers.CLIPTextModelWithProjection`], *optional*): Second text encoder of XL.
         tokenizer_2 ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
@@ -89,9 +93,9 @@ class FrameInterpolationPipeline(
     def __init__(
         self,
         vae: AutoencoderKL | AutoencoderTiny,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNetVideoConditionModel,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
+        unet: UNetVideoConditionModel | UNetSpaceTimeModel,
         scheduler: KarrasDiffusionSchedulers,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
@@ -148,7 +152,7 @@ class FrameInterpolationPipeline(
     @property
     def rate(self) -> int:
         """`int`: Frames of the result for each given one."""
-        return self.config.num_frames - 1
+        return self.config.num_frames // frames_per_latent(self.vae) - 1
 
     def count_windows(self, num_frames: int, num_passes: int = 1) -> int:
         """
@@ -195,6 +199,11 @@ class FrameInterpolationPipeline(
             checks.check_tensor("frame_latents", frame_latents, (None,) * 5)
             number, frames = frame_latents.shape[2], frame_latents
         else:
+            if frames_per_latent(self.vae) > 1:
+                raise ValueError(
+                    "`frames` must be left out, because `vae` makes one latent of several neighbouring frames: key"
+                    " frames are latents. Pass `frame_latents`."
+                )
             video = load_frames(frames)
             number, frames = video.shape[2], video.transpose(1, 2)  # as `load_video` takes tensors
         if number < 2:
@@ -343,7 +352,7 @@ class FrameInterpolationPipeline(
         if fps is None:
             fps = self.config.fps / self.rate**num_passes
         given = self._collect_frames(frames, frame_latents)
-        num_frames = len(given.indices)
+        num_frames = len(given.indices) * frames_per_latent(self.vae)
         loaded = self.load_conditions([given], num_frames)
         height, width = self.default_size([given], loaded, height, width)
         arguments = self.complete_arguments(locals(), loaded, has_context=True)
@@ -353,7 +362,8 @@ class FrameInterpolationPipeline(
         text = self.prepare_conditions(arguments, batch_size, self._execution_device)
         shape = self.window_shape(arguments, batch_size, num_frames)
         size = (height, width)
-        latents, _ = self.encode_given([given], loaded, shape, size, text.prompt_embeds, generator, decode_chunk_size)
+        like = self.latents_like(text)
+        latents, _ = self.encode_given([given], loaded, shape, size, like, generator, decode_chunk_size)
         for _ in range(num_passes):
             fps *= self.rate
             text.fps = None if text.fps is None else float(fps)

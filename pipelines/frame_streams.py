@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_video.layers.windows import iter_windows
-from diffusers_video.pipelines.latents import FRAMES_AT_ONCE, is_video_autoencoder
+from diffusers_video.pipelines.latents import FRAMES_AT_ONCE, frames_per_latent, is_video_autoencoder
 
 
 class FrameReader:
@@ -101,7 +101,7 @@ def decode_pieces(
         vae (`torch.nn.Module`): The autoencoder, one of videos with `decode_chunk_size` in its configuration or one of
             images.
         pieces (`Iterator[torch.Tensor]`): Latents of shape `(batch_size, c, any, h, w)`.
-        num_frames (`int`): Frames of the video.
+        num_frames (`int`): Frames of the video, a multiple of those for one latent.
         chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once by an autoencoder of images.
 
     Returns:
@@ -109,8 +109,9 @@ def decode_pieces(
     """
     reader = FrameReader(pieces)
     if is_video_autoencoder(vae):
-        windows = {"size": vae.config.decode_chunk_size, "overlap": vae.config.decode_chunk_overlap}
-        decoded = iter_windows(lambda *ends: decode(reader.read(*ends)), num_frames, 2, **windows)
+        scale = frames_per_latent(vae)
+        windows = {"size": vae.config.decode_chunk_size, "overlap": vae.config.decode_chunk_overlap, "scale": scale}
+        decoded = iter_windows(lambda *ends: decode(reader.read(*ends)), num_frames // scale, 2, **windows)
     else:
         size = chunk_size or FRAMES_AT_ONCE
         starts = range(0, num_frames, size)

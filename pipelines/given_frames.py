@@ -13,7 +13,8 @@ from torch import Tensor
 from diffusers_video.conditioning.frames import MECHANISMS, FrameCondition
 from diffusers_video.conditioning.noise import draw_noise
 from diffusers_video.pipelines import checks
-from diffusers_video.pipelines.latents import encode_video, latents_shape
+from diffusers_video.pipelines.denoisers import is_causal, reads_given_frames, told_numbers
+from diffusers_video.pipelines.latents import PIXEL_CHANNELS, encode_video, frames_per_latent, latents_shape
 from diffusers_video.pipelines.video_input import load_video, resize_video
 
 
@@ -128,7 +129,7 @@ class GivenFramesMixin:
             TypeError: If something is no condition, or frames have no form that is known.
             ValueError: If frames and places differ in number, or two frames have one place.
         """
-        loaded, taken = [], set()
+        loaded, taken, factor = [], set(), frames_per_latent(self.vae)
         for condition in conditions:
             if not isinstance(condition, FrameCondition):
                 raise TypeError(f"`conditions` must be a list of FrameCondition, but holds {condition!r}.")
@@ -138,15 +139,17 @@ class GivenFramesMixin:
                     f"`indices` must name one place for each of {frames.shape[2]} given frames, but names"
                     f" {len(condition.indices)}: {list(condition.indices)}."
                 )
-            if max(condition.indices) >= num_frames:
+            length = num_frames // factor if condition.is_latent else num_frames
+            if max(condition.indices) >= length:
                 raise ValueError(
-                    f"`indices` must lie in a clip of {num_frames} frames, so be at most {num_frames - 1}, but one is"
+                    f"`indices` must lie in a clip of {length} frames, so be at most {length - 1}, but one is"
                     f" {max(condition.indices)}."
                 )
-            doubled = taken & set(condition.indices)
+            places = {index if condition.is_latent else index // factor for index in condition.indices}
+            doubled = taken & places
             if doubled:
                 raise ValueError(f"`indices` must not name a place twice, but two conditions name {sorted(doubled)}.")
-            taken |= set(condition.indices)
+            taken |= places
             loaded.append(frames)
         return loaded
 
@@ -174,10 +177,12 @@ class GivenFramesMixin:
         """
         for condition, frames in zip(conditions, loaded, strict=True):
             if condition.is_latent:
-                channels, _, *side = latents_shape(self.vae, 1, *size)
+                channels, _, *side = latents_shape(self.vae, frames_per_latent(self.vae), *size)
                 checks.check_tensor("frames", frames, (None, channels, None, *side))
-            elif frames.shape[1] != self.vae.config.get("in_channels", 3):
-                raise ValueError(f"`frames` must have 3 colour channels, but have {frames.shape[1]}.")
+            elif frames.shape[1] != PIXEL_CHANNELS:
+                raise ValueError(f"`frames` must have {PIXEL_CHANNELS} colour channels, but have {frames.shape[1]}.")
+            else:
+                self._check_runs(condition)
             if frames.shape[0] not in (1, batch_size):
                 raise ValueError(
                     f"`frames` must be of one video, or of one for each of {batch_size} prompts, but are of"
@@ -188,6 +193,15 @@ class GivenFramesMixin:
         if len(levels) > 1:
             raise ValueError(f"`noise_level` must be one for all conditions of a clip, but is {sorted(levels)}.")
         self.check_noise_level(max(levels, default=None), mechanism)
+
+    def _check_runs(self, condition: FrameCondition) -> None:
+        factor, places = frames_per_latent(self.vae), condition.indices
+        is_run = list(places) == list(range(places[0], places[0] + len(places)))
+        if factor > 1 and not (is_run and places[0] % factor == 0 and len(places) % factor == 0):
+            raise ValueError(
+                f"`indices` must be whole groups of {factor} neighbouring frames, beginning at a multiple of {factor},"
+                f" because `vae` makes one latent of so many, but are {list(places)}. Give such a run, or latents."
+            )
 
     def check_seen(self, places: Sequence[int], mechanism: str) -> None:
         """
@@ -201,7 +215,7 @@ class GivenFramesMixin:
             ValueError: If the denoiser is causal, and a frame that is not given stands before one that is.
         """
         is_seen = mechanism == "reconstruction" or sorted(places) == list(range(len(places)))
-        if self.unet.is_causal and not is_seen:
+        if is_causal(self.unet) and not is_seen:
             raise ValueError(
                 "`unet` must let frames see later ones that are given, but its `temporal_attention` is 'causal', and"
                 f" frames are given at {sorted(places)}. Build and train it with `temporal_attention='full'`, or take"
@@ -223,10 +237,10 @@ class GivenFramesMixin:
         if noise_level is None:
             return
         checks.check_integer("noise_level", noise_level, minimum=0)
-        if mechanism != "context" or "noise_level" not in self.unet.config.added_time_ids:
+        if mechanism != "context" or "noise_level" not in told_numbers(self.unet):
             raise ValueError(
                 "`noise_level` has an effect only on a model that is told given frames and the level, but this one's"
-                f" mechanism is {mechanism!r} and its `added_time_ids` are {list(self.unet.config.added_time_ids)}."
+                f" mechanism is {mechanism!r} and the numbers it is told are {list(told_numbers(self.unet))}."
                 " Leave it out."
             )
         if noise_level > self.config.max_noise_level:
@@ -251,15 +265,15 @@ class GivenFramesMixin:
             TypeError: If the weight is no number.
             ValueError: If the mechanism is unknown or the model lacks it, or the weight has no effect.
         """
-        has_context = self.unet.config.context_channels is not None
+        has_context = reads_given_frames(self.unet)
         if mechanism is None:
             mechanism = "context" if has_context else "reconstruction"
         if mechanism not in MECHANISMS:
             raise ValueError(f"`mechanism` must be one of {MECHANISMS}, but is {mechanism!r}.")
         if mechanism == "context" and not has_context:
             raise ValueError(
-                "`mechanism` must not be 'context' with this `unet`, which was built without `context_channels`. Take"
-                " 'reconstruction' or 'replacement', which any model can."
+                "`mechanism` must not be 'context' with this `unet`, which was built without `context_channels` or"
+                " `use_frame_mask`. Take 'reconstruction' or 'replacement', which any model can."
             )
         if reconstruction_scale is None:
             return mechanism, DEFAULT_RECONSTRUCTION_SCALE if mechanism == "reconstruction" else 0.0
@@ -291,7 +305,7 @@ class GivenFramesMixin:
             chunk_size (`int`, *optional*): Frames encoded at once.
 
         Returns:
-            `tuple`: Latents of `shape`, zeros where nothing is given, and one strength for each frame.
+            `tuple`: Latents of `shape`, zeros where nothing is given, and one strength for each frame of them.
 
         Raises:
             FloatingPointError: If the autoencoder gives a NaN or an infinity.
@@ -299,13 +313,15 @@ class GivenFramesMixin:
         latents = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
         strengths = [0.0] * shape[2]
         for condition, frames in zip(conditions, loaded, strict=True):
-            frames = frames.repeat_interleave(shape[0] // frames.shape[0], dim=0)
+            frames, places = frames.repeat_interleave(shape[0] // frames.shape[0], dim=0), list(condition.indices)
             if not condition.is_latent:
                 frames = encode_video(self.vae, resize_video(frames, *size) * 2 - 1, generator, chunk_size)
                 checks.check_finite(frames, "Encoding the given frames", "Load `vae` in float32 or bfloat16.")
-            latents[:, :, list(condition.indices)] = frames.to(like)
-            for index in condition.indices:
-                strengths[index] = float(condition.strength)
+                factor = frames_per_latent(self.vae)
+                places = [index // factor for index in places[::factor]]
+            latents[:, :, places] = frames.to(like)
+            for place in places:
+                strengths[place] = float(condition.strength)
         return latents, tuple(strengths)
 
     def give_frames(

@@ -32,7 +32,7 @@ class VideoIPAdapterMixin(IPAdapterMixin):
             ValueError: If anything is missing, doubled or of a wrong length.
         """
         image, embeds = arguments["ip_adapter_image"], arguments["ip_adapter_image_embeds"]
-        loaded = self.unet.config.encoder_hid_dim_type == "ip_image_proj"
+        loaded = getattr(self.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
         if image is None and embeds is None:
             if loaded:
                 raise ValueError(

@@ -16,11 +16,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffusers_video.conditioning.frames import MAX_CONTEXT_FRAMES, FrameCondition
 from diffusers_video.hub import VideoHubMixin
+from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.denoising import DenoiserConditions, DenoisingMixin, StepCallback
 from diffusers_video.pipelines.image_models import ImageModelMixin
 from diffusers_video.pipelines.latent_video import LatentVideoMixin
+from diffusers_video.pipelines.latents import frames_per_latent
 from diffusers_video.pipelines.loading import VideoLoraLoaderMixin
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
 from diffusers_video.pipelines.text_encoding import TextEncodingMixin
@@ -60,9 +62,11 @@ class KeyFramePredictionPipeline(
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Autoencoder of images, used frame by frame, or one of videos.
-        text_encoder ([`~transformers.CLIPTextModel`]): Text encoder; the first one of XL.
-        tokenizer ([`~transformers.CLIPTokenizer`]): Its tokenizer.
-        unet ([`UNetVideoConditionModel`]): The denoiser, best with `context_channels`.
+        text_encoder ([`~transformers.CLIPTextModel`], *optional*): Text encoder; the first one of XL. `None` for a
+            denoiser that reads no text.
+        tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
+        unet ([`UNetVideoConditionModel`] or [`UNetSpaceTimeModel`]): The denoiser, best with `context_channels` or
+            `use_frame_mask`.
         scheduler ([`SchedulerMixin`]): Any of diffusers' whose `step` fits, see [`check_scheduler`].
         text_encoder_2 ([`~transformers.CLIPTextModelWithProjection`], *optional*): Second text encoder of XL.
         tokenizer_2 ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
@@ -89,9 +93,9 @@ class KeyFramePredictionPipeline(
     def __init__(
         self,
         vae: AutoencoderKL | AutoencoderTiny,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNetVideoConditionModel,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
+        unet: UNetVideoConditionModel | UNetSpaceTimeModel,
         scheduler: KarrasDiffusionSchedulers,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
@@ -180,11 +184,11 @@ class KeyFramePredictionPipeline(
             raise ValueError("Only one of `frames` and `conditions` may be given, but both are. Leave one out.")
         first_window = min(arguments["num_frames"], arguments["window_frames"])
         if frames is not None:
-            video = load_frames(frames)
-            if video.shape[2] > MAX_CONTEXT_FRAMES:
+            video, most = load_frames(frames), MAX_CONTEXT_FRAMES * frames_per_latent(self.vae)
+            if video.shape[2] > most:
                 raise ValueError(
-                    f"`frames` must be at most {MAX_CONTEXT_FRAMES}, but are {video.shape[2]}. Pass the last ones,"
-                    f" `frames[-{MAX_CONTEXT_FRAMES}:]`, or say with `conditions` which places they have."
+                    f"`frames` must be at most {most}, but are {video.shape[2]}. Pass the last ones,"
+                    f" `frames[-{most}:]`, or say with `conditions` which places they have."
                 )
             if video.shape[2] >= first_window:
                 raise ValueError(
@@ -216,6 +220,9 @@ class KeyFramePredictionPipeline(
             ValueError: If no window is long enough for the frames that it goes on from.
         """
         num_frames, window_frames = num_frames or self.config.num_frames, window_frames or self.config.num_frames
+        num_frames, window_frames = (
+            -(-number // frames_per_latent(self.vae)) for number in (num_frames, window_frames)
+        )
         _check_context_frames(num_context_frames, window_frames)
         kept = num_context_frames or min(MAX_CONTEXT_FRAMES, window_frames - 1)
         return 1 + max(0, -(-(num_frames - window_frames) // (window_frames - kept)))
@@ -230,10 +237,11 @@ class KeyFramePredictionPipeline(
             arguments (`Mapping[str, Any]`): From [`~WindowSamplingMixin.complete_arguments`].
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, c, arguments["num_frames"], h, w)`: A last window that reaches too
-            far is drawn whole and cut.
+            `torch.Tensor` of shape `(batch_size, c, f, h, w)`: Latents of `arguments["num_frames"]` frames. A last
+            window that reaches too far is drawn whole and cut.
         """
-        num_frames, window_frames = arguments["num_frames"], arguments["window_frames"]
+        factor = frames_per_latent(self.vae)
+        num_frames, window_frames = (arguments[name] // factor for name in ("num_frames", "window_frames"))
         kept = arguments["num_context_frames"] or min(MAX_CONTEXT_FRAMES, window_frames - 1)
         strengths = [1.0] * kept + [0.0] * (window_frames - kept)
         while latents.shape[2] < num_frames:
@@ -327,7 +335,7 @@ class KeyFramePredictionPipeline(
                 window.
             window_frames (`int`, *optional*, defaults to `config.num_frames`): Frames drawn at once, at least 2.
             num_context_frames (`int`, *optional*, defaults to 2): Last frames that the next window goes on from: 1 or
-                2, and less than `window_frames`.
+                2, and less than `window_frames`; latent ones where the autoencoder compresses time.
             mechanism (`str`, *optional*): How given frames reach the denoiser: `"context"` (the default of a model
                 built with it), `"reconstruction"` (guidance by the gradient, for any model, and its default) or
                 `"replacement"` (they are held, for any model).
@@ -368,7 +376,7 @@ class KeyFramePredictionPipeline(
         window_frames = self.config.num_frames if window_frames is None else window_frames
         fps = self.config.fps if fps is None else fps
         given, loaded = self._collect_conditions(locals())
-        _check_context_frames(num_context_frames, window_frames)
+        _check_context_frames(num_context_frames, window_frames // frames_per_latent(self.vae))
         height, width = self.default_size(given, loaded, height, width)
         has_context = bool(given) or num_frames > window_frames
         arguments = self.complete_arguments(locals(), loaded, has_context)
@@ -377,7 +385,7 @@ class KeyFramePredictionPipeline(
         self.start_call(arguments)
         text = self.prepare_conditions(arguments, batch_size, self._execution_device)
         shape = self.window_shape(arguments, batch_size, min(num_frames, window_frames))
-        like = text.prompt_embeds
+        like = self.latents_like(text)
         first = self.encode_given(given, loaded, shape, (height, width), like, generator, decode_chunk_size)
         levels = [one.noise_level for one in given if one.noise_level is not None]
         level = levels[0] if levels else noise_level

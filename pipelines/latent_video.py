@@ -19,13 +19,20 @@ class LatentDecodingMixin:
     The class that inherits it has `vae`.
     """
 
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int | None = None) -> Tensor:
+    def decode_latents(
+        self,
+        latents: Tensor,
+        decode_chunk_size: int | None = None,
+        latent_size: tuple[int, int, int] | None = None,
+    ) -> Tensor:
         """
         Decode latents to frames without gradients, some frames at a time.
 
         Args:
             latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Denoised latents.
             decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
+            latent_size (`tuple[int, int, int]`, *optional*): Frames, height and width of latents that do not show
+                them; by default those of the autoencoder.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: About [-1, 1], not clamped.
@@ -36,17 +43,24 @@ class LatentDecodingMixin:
         advice = "Load `unet` in float32 or bfloat16, or try another scheduler or a lower `guidance_scale`."
         check_finite(latents, "Denoising", advice)
         with torch.no_grad():
-            frames = latent_space.decode_latents(self.vae, latents, decode_chunk_size)
+            frames = latent_space.decode_latents(self.vae, latents, decode_chunk_size, latent_size)
         check_finite(frames, "Decoding", "Load `vae` in float32 or bfloat16.")
         return frames
 
-    def decode_frames(self, latents: Tensor, decode_chunk_size: int | None = None) -> Tensor:
+    def decode_frames(
+        self,
+        latents: Tensor,
+        decode_chunk_size: int | None = None,
+        latent_size: tuple[int, int, int] | None = None,
+    ) -> Tensor:
         """
         Decode latents to frames that can be shown.
 
         Args:
             latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Denoised latents.
             decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
+            latent_size (`tuple[int, int, int]`, *optional*): Frames, height and width of latents that do not show
+                them; by default those of the autoencoder.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: In [0, 1].
@@ -54,7 +68,7 @@ class LatentDecodingMixin:
         Raises:
             FloatingPointError: If latents or frames hold a NaN or an infinity.
         """
-        return (self.decode_latents(latents, decode_chunk_size) * 0.5 + 0.5).clamp(0, 1)
+        return (self.decode_latents(latents, decode_chunk_size, latent_size) * 0.5 + 0.5).clamp(0, 1)
 
 
 class LatentVideoMixin(LatentDecodingMixin):
@@ -62,7 +76,7 @@ class LatentVideoMixin(LatentDecodingMixin):
     Sizes, noise, encoding and decoding.
 
     The class that inherits it has `vae`, `vae_scale_factor`, `unet` and `scheduler`, and in its configuration
-    `num_frames`, `noise_prior` and `noise_prior_strength`.
+    `num_frames`, `noise_prior` and `noise_prior_strength`, and perhaps `height` and `width`.
     """
 
     def default_shape(
@@ -83,7 +97,9 @@ class LatentVideoMixin(LatentDecodingMixin):
         """
         known = (self.config.num_frames, None, None)
         size = self.unet.config.sample_size
-        if size is not None:
+        if self.config.get("height") is not None:
+            known = (self.config.num_frames, self.config.height, self.config.width)
+        elif size is not None:
             size = size if isinstance(size, (list, tuple)) else (size, size)
             known = (self.config.num_frames, *(number * self.vae_scale_factor for number in size))
         if video is not None:

@@ -15,14 +15,15 @@ from diffusers_video.layers.layout import images_to_videos, videos_to_images
 
 
 FRAMES_AT_ONCE = 16
+PIXEL_CHANNELS = 3
 
 
-def is_video_autoencoder(vae: nn.Module) -> bool:
+def is_video_autoencoder(vae: nn.Module | None) -> bool:
     """
     Tell whether an autoencoder takes whole videos (it then has `latents_shape`) or single images.
 
     Args:
-        vae (`torch.nn.Module`): An `AutoencoderKL`, an `AutoencoderTiny`, or an autoencoder of videos.
+        vae (`torch.nn.Module`, *optional*): An `AutoencoderKL`, an `AutoencoderTiny`, or an autoencoder of videos.
 
     Returns:
         `bool`: `True` for an autoencoder of videos.
@@ -38,28 +39,45 @@ def vae_scale_factor(vae: nn.Module | None) -> int:
         vae (`torch.nn.Module`, *optional*): The autoencoder; 8 is assumed where there is none.
 
     Returns:
-        `int`: The factor, a power of 2.
+        `int`: The factor: `spatial_scale_factor` of an autoencoder of videos that has it, else a power of 2.
     """
     if vae is None:
         return 8
+    if is_video_autoencoder(vae) and hasattr(vae, "spatial_scale_factor"):  # that of an AutoencoderTiny is another
+        return vae.spatial_scale_factor
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def latents_shape(vae: nn.Module, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+def frames_per_latent(vae: nn.Module | None) -> int:
+    """
+    Frames of a video for each frame of its latents.
+
+    Args:
+        vae (`torch.nn.Module`, *optional*): The autoencoder.
+
+    Returns:
+        `int`: 1 but for an autoencoder of videos that compresses time, which has `temporal_scale_factor`.
+    """
+    return getattr(vae, "temporal_scale_factor", 1)
+
+
+def latents_shape(vae: nn.Module | None, num_frames: int, height: int, width: int) -> tuple[int, ...]:
     """
     Shape of the latents of one video.
 
     Args:
-        vae (`torch.nn.Module`): An autoencoder of images or of videos.
+        vae (`torch.nn.Module`, *optional*): An autoencoder of images or of videos; without one latents are pixels.
         num_frames (`int`): Frames of the video.
         height (`int`): Height in pixels, a multiple of [`vae_scale_factor`].
         width (`int`): Width in pixels, a multiple of [`vae_scale_factor`].
 
     Returns:
-        `tuple[int, ...]`: `(c, num_frames, h, w)` for an autoencoder of images, else what the autoencoder says.
+        `tuple[int, ...]`: `(c, num_frames, h, w)` but for an autoencoder of videos, which says it itself.
     """
     if is_video_autoencoder(vae):
         return tuple(vae.latents_shape(num_frames, height, width))
+    if vae is None:
+        return (PIXEL_CHANNELS, num_frames, height, width)
     factor = vae_scale_factor(vae)
     return (vae.config.latent_channels, num_frames, height // factor, width // factor)
 
@@ -96,7 +114,7 @@ def unscale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
 
 
 def encode_video(
-    vae: nn.Module,
+    vae: nn.Module | None,
     pixel_values: Tensor,
     generator: torch.Generator | list[torch.Generator] | None = None,
     chunk_size: int | None = None,
@@ -107,7 +125,7 @@ def encode_video(
     Chunks change nothing for an autoencoder of images: the posterior is drawn from after all frames are encoded.
 
     Args:
-        vae (`torch.nn.Module`): An autoencoder of images or of videos.
+        vae (`torch.nn.Module`, *optional*): An autoencoder of images or of videos; without one latents are pixels.
         pixel_values (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): In [-1, 1].
         generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One for all videos, or one for each.
         chunk_size (`int`, *optional*, defaults to 16): Frames encoded at once by an autoencoder of images.
@@ -115,6 +133,8 @@ def encode_video(
     Returns:
         `torch.Tensor` of shape `(batch_size, *latents_shape)`: Latents times the `scaling_factor`.
     """
+    if vae is None:
+        return pixel_values
     batch_size, _, num_frames = pixel_values.shape[:3]
     encoded = _encode(vae, pixel_values, chunk_size)
     if not hasattr(encoded[0], "latent_dist"):
@@ -134,14 +154,15 @@ def encode_mode(vae: nn.Module, pixel_values: Tensor, chunk_size: int | None = N
     Encode videos to the mode of their posterior, as the encoder gives it: not multiplied by the `scaling_factor`.
 
     Args:
-        vae (`torch.nn.Module`): An autoencoder of images or of videos with a posterior.
+        vae (`torch.nn.Module`): An autoencoder of images or of videos; one without a posterior gives its latents.
         pixel_values (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): In [-1, 1].
         chunk_size (`int`, *optional*, defaults to 16): Frames encoded at once by an autoencoder of images.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, *latents_shape)`: Latents.
     """
-    latents = torch.cat([part.latent_dist.mode() for part in _encode(vae, pixel_values, chunk_size)])
+    parts = _encode(vae, pixel_values, chunk_size)
+    latents = torch.cat([part.latent_dist.mode() if hasattr(part, "latent_dist") else part.latents for part in parts])
     return latents if is_video_autoencoder(vae) else images_to_videos(latents, pixel_values.shape[2])
 
 
@@ -154,25 +175,35 @@ def _encode(vae: nn.Module, pixel_values: Tensor, chunk_size: int | None) -> lis
         return [vae.encode(chunk) for chunk in chunks]
 
 
-def decode_latents(vae: nn.Module, latents: Tensor, chunk_size: int | None = None) -> Tensor:
+def decode_latents(
+    vae: nn.Module | None,
+    latents: Tensor,
+    chunk_size: int | None = None,
+    latent_size: tuple[int, int, int] | None = None,
+) -> Tensor:
     """
     Decode latents to frames.
 
     Chunks change nothing for an autoencoder of images. One of videos has its chunks in its configuration.
 
     Args:
-        vae (`torch.nn.Module`): An autoencoder of images or of videos.
+        vae (`torch.nn.Module`, *optional*): An autoencoder of images or of videos; without one latents are pixels.
         latents (`torch.Tensor` of shape `(batch_size, *latents_shape)`): Latents times the `scaling_factor`.
         chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once by an autoencoder of images.
+        latent_size (`tuple[int, int, int]`, *optional*): Frames, height and width of latents that do not show them,
+            which are those of an [`AutoencoderTriplane`]; by default those of its configuration.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: About [-1, 1], not clamped.
     """
+    if vae is None:
+        return latents
     latents = unscale_latents(vae, latents)
     with _full_precision(vae):
         latents = latents.to(get_module_execution_device(vae), vae.dtype)
         if is_video_autoencoder(vae):
-            return vae.decode(latents).sample
+            options = {} if latent_size is None else {"latent_size": latent_size}
+            return vae.decode(latents, **options).sample
         chunks = videos_to_images(latents).split(chunk_size or FRAMES_AT_ONCE)
         frames = torch.cat([vae.decode(chunk).sample for chunk in chunks])
     return images_to_videos(frames, latents.shape[2])

@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffusers_video.hub import VideoHubMixin
+from diffusers_video.models.autoencoder_kl_3d import AutoencoderKL3D
+from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.denoising import StepCallback
@@ -59,13 +61,16 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
     [`~LongVideoPipeline.write`] for a file. [`~LongVideoPipeline.from_pipelines`] makes one of trained pipelines.
 
     Args:
-        vae ([`AutoencoderKL`], [`AutoencoderTiny`] or [`AutoencoderKLVideo`]): The autoencoder of all stages; one of
-            videos needs `decode_chunk_size` in its configuration.
-        text_encoder ([`~transformers.CLIPTextModel`]): Text encoder of all stages; the first one of XL.
-        tokenizer ([`~transformers.CLIPTokenizer`]): Its tokenizer.
-        unet ([`UNetVideoConditionModel`]): Denoiser of key frames.
+        vae ([`AutoencoderKL`], [`AutoencoderTiny`], [`AutoencoderKLVideo`] or [`AutoencoderKL3D`]): The autoencoder of
+            all stages; one of videos needs `decode_chunk_size` in its configuration. With one that compresses time,
+            key frames are latents, and `num_frames` is a multiple of the frames of one.
+        text_encoder ([`~transformers.CLIPTextModel`], *optional*): Text encoder of all stages; the first one of XL.
+            `None` for denoisers that read no text.
+        tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
+        unet ([`UNetVideoConditionModel`] or [`UNetSpaceTimeModel`]): Denoiser of key frames; one whose normalisations
+            join frames draws a whole window first.
         scheduler ([`SchedulerMixin`]): Its scheduler, and that of the first frame.
-        interpolation_unet ([`UNetVideoConditionModel`], *optional*): Denoiser of the frames between.
+        interpolation_unet (the same, *optional*): Denoiser of the frames between.
         interpolation_scheduler ([`SchedulerMixin`], *optional*): Its scheduler; by default like `scheduler`.
         image_unet ([`UNet2DConditionModel`], *optional*): Image model that draws the first frame; by default `unet`
             without its temporal layers.
@@ -94,6 +99,8 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
         "->interpolation_unet->vae->super_resolution_unet->super_resolution_vae"
     )
     _optional_components = [
+        "text_encoder",
+        "tokenizer",
         "interpolation_unet",
         "interpolation_scheduler",
         "image_unet",
@@ -112,12 +119,12 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNetVideoConditionModel,
+        vae: AutoencoderKL | AutoencoderTiny | AutoencoderKL3D,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
+        unet: UNetVideoConditionModel | UNetSpaceTimeModel,
         scheduler: KarrasDiffusionSchedulers,
-        interpolation_unet: UNetVideoConditionModel | None = None,
+        interpolation_unet: UNetVideoConditionModel | UNetSpaceTimeModel | None = None,
         interpolation_scheduler: KarrasDiffusionSchedulers | None = None,
         image_unet: UNet2DConditionModel | None = None,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
@@ -212,7 +219,7 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
                         yield from piece[0].unbind(1)
                     return
                 decode = run.prediction.decode_latents
-                pieces = decode_pieces(decode, self.vae, pieces, run.plan.num_frames, decode_chunk_size)
+                pieces = decode_pieces(decode, self.vae, pieces, run.num_frames, decode_chunk_size)
                 if prepared.pixels is not None:
                     places = [number * run.plan.spacing for number in range(prepared.pixels.shape[2])]
                     pieces = paste_pieces(pieces, prepared.pixels, places)

@@ -23,13 +23,16 @@ class LongVideoPlan:
         num_given (`int`, *optional*, defaults to 0): Key frames that are given.
         rate (`int`, *optional*, defaults to 4): Frames of an interpolation's result for each of its input, at least 2.
         interpolation_batch_size (`int`, *optional*, defaults to 1): Windows interpolated at once.
+        num_first (`int`, *optional*, defaults to 1): Key frames that are drawn first where none are given: one, or a
+            whole window.
 
     Raises:
         TypeError: If a type is wrong.
         ValueError: If a value is.
 
     Source:
-        VideoLDM (arXiv:2304.08818), Sections 3.2 and 3.3.
+        VideoLDM (arXiv:2304.08818), Sections 3.2 and 3.3; LVDM (arXiv:2211.13221), Section 3.3, whose frames are
+        those of the latents.
     """
 
     num_frames: int
@@ -40,6 +43,7 @@ class LongVideoPlan:
     num_given: int = 0
     rate: int = 4
     interpolation_batch_size: int = 1
+    num_first: int = 1
 
     def __post_init__(self) -> None:
         check_integer("num_frames", self.num_frames)
@@ -82,7 +86,7 @@ class LongVideoPlan:
     @property
     def num_windows(self) -> int:
         """`int`: Windows that are drawn in all stages, interpolations in batches counted once."""
-        known = self.num_given or 1
+        known = self.num_given or self.num_first
         windows = int(not self.num_given)
         while known < self.lengths[0]:
             known += self.window_frames - min(known, self.num_context_frames)

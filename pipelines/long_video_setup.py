@@ -13,8 +13,9 @@ from torch import Tensor
 from diffusers_video.conditioning.frames import MAX_CONTEXT_FRAMES, FrameCondition
 from diffusers_video.conditioning.noise import draw_seeds
 from diffusers_video.pipelines import checks
+from diffusers_video.pipelines.denoisers import draws_images, reads_text
 from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
-from diffusers_video.pipelines.latents import latents_shape
+from diffusers_video.pipelines.latents import frames_per_latent, latents_shape
 from diffusers_video.pipelines.long_video_plan import LongVideoPlan
 from diffusers_video.pipelines.long_video_stages import (
     GIVEN,
@@ -97,6 +98,7 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
     full["num_frames"] = pipeline.config.num_frames if full["num_frames"] is None else full["num_frames"]
     full["fps"] = pipeline.default_fps(full["num_passes"]) if full["fps"] is None else full["fps"]
     interpolation = pipeline.make_interpolation() if full["num_passes"] else None
+    checks.check_integer("num_frames", full["num_frames"], multiple_of=frames_per_latent(prediction.vae))
     plan = _make_plan(full, prediction, interpolation, frames)
     calls = _check_calls(full, plan, prediction, interpolation, image)
     size = (full["height"], full["width"])
@@ -111,6 +113,7 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
     if folder is not None:
         folder.begin(_settings(pipeline, full, frames, seed))
     text = _encode_text(prediction, full, calls)
+    like = text.get("prompt_embeds", torch.empty(0, dtype=prediction.unet.dtype, device=prediction._execution_device))
     run = LongVideoRun(
         plan=plan,
         prediction=prediction,
@@ -119,7 +122,7 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
         super_resolution=upscaler,
         calls={**calls, **upscaling},
         text=text,
-        like=text["prompt_embeds"],
+        like=like,
         seed=seed,
         folder=folder,
         callback=full["callback_on_step_end"],
@@ -152,10 +155,16 @@ def _make_plan(
     interpolation: DiffusionPipeline | None,
     frames: Tensor | None,
 ) -> LongVideoPlan:
-    window_frames = prediction.config.num_frames
+    factor = frames_per_latent(prediction.vae)
+    if frames is not None and factor > 1:
+        raise ValueError(
+            "`frames` must be left out, because `vae` makes one latent of several neighbouring frames: key frames are"
+            " latents."
+        )
+    window_frames = prediction.config.num_frames // factor
     kept = full["num_context_frames"]
     return LongVideoPlan(
-        num_frames=full["num_frames"],
+        num_frames=full["num_frames"] // factor,
         num_passes=full["num_passes"],
         fps=full["fps"],
         window_frames=window_frames,
@@ -163,6 +172,7 @@ def _make_plan(
         num_given=0 if frames is None else frames.shape[2],
         rate=1 if interpolation is None else interpolation.rate,
         interpolation_batch_size=full["interpolation_batch_size"],
+        num_first=1 if draws_images(prediction.unet) else window_frames,
     )
 
 
@@ -200,7 +210,8 @@ def _check_calls(
     )
     shared = {name: full[name] for name in told}
     size = {name: full[name] for name in ("height", "width")}
-    window = {"num_frames": plan.window_frames, "window_frames": plan.window_frames, "fps": plan.rates[0]}
+    factor = frames_per_latent(prediction.vae)
+    window = dict.fromkeys(("num_frames", "window_frames"), plan.window_frames * factor) | {"fps": plan.rates[0]}
     calls = {IMAGE: {}, PREDICTION: window} | ({} if interpolation is None else {INTERPOLATION: {"num_passes": 1}})
     for stage, call in calls.items():
         known = IMAGE_ARGUMENTS if stage == IMAGE else WINDOW_ARGUMENTS
@@ -209,7 +220,7 @@ def _check_calls(
     def check(stage: str, pipeline: DiffusionPipeline, num_given: int, **others: Any) -> None:
         conditions = []
         if num_given:
-            latents = torch.zeros(1, *latents_shape(pipeline.vae, num_given, *size.values()))
+            latents = torch.zeros(1, *latents_shape(pipeline.vae, num_given * factor, *size.values()))
             conditions = [FrameCondition(latents, tuple(range(num_given)), is_latent=True)]
         known = {name: value for name, value in shared.items() if stage != IMAGE or "temporal" not in name}
         completed = complete_call(pipeline, {**known, **calls[stage], **others}, conditions)
@@ -217,11 +228,23 @@ def _check_calls(
 
     for name in size:
         checks.check_integer(name, size[name], minimum=1, multiple_of=8 if image else prediction.vae_scale_factor)
-    check(IMAGE, prediction, 0, num_frames=1, window_frames=2, fps=plan.rates[0], image_only=True)
+    if draws_images(prediction.unet):
+        check(IMAGE, prediction, 0, num_frames=1, window_frames=2, fps=plan.rates[0], image_only=True)
+    else:
+        _check_first_window(extra, image)
+        del calls[IMAGE]
     check(PREDICTION, prediction, 1)
     if interpolation is not None:
         check(INTERPOLATION, interpolation, 2, num_frames=2, fps=plan.rates[0])
     return calls
+
+
+def _check_first_window(extra: Mapping[str, Any], image: DiffusionPipeline | None) -> None:
+    if image is not None or IMAGE in extra:
+        raise ValueError(
+            f"`{'image_unet' if image is not None else 'stage_arguments'}` has no effect with this `unet`, which draws"
+            " a whole window first, because its normalisations join frames. Leave it out."
+        )
 
 
 def _make_upscaler(pipeline: DiffusionPipeline, full: dict[str, Any]) -> VideoSuperResolutionPipeline | None:
@@ -290,6 +313,8 @@ def _settings(
 def _encode_text(
     prediction: KeyFramePredictionPipeline, full: Mapping[str, Any], calls: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Tensor]:
+    if not reads_text(prediction.unet):
+        return {}
     arguments = {name: full[name] for name in (*TEXTS, *EMBEDDINGS)}
     if arguments["prompt"] is None and arguments["prompt_embeds"] is None:
         arguments["prompt"] = ""

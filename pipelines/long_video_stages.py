@@ -20,6 +20,7 @@ from diffusers_video.pipelines.denoising import StepCallback
 from diffusers_video.pipelines.frame_interpolation import FrameInterpolationPipeline
 from diffusers_video.pipelines.frame_streams import FrameReader, limit_frames
 from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
+from diffusers_video.pipelines.latents import frames_per_latent
 from diffusers_video.pipelines.long_video_plan import LongVideoPlan
 from diffusers_video.pipelines.upscaling import skip_frames
 from diffusers_video.pipelines.video_super_resolution import VideoSuperResolutionPipeline
@@ -39,13 +40,8 @@ IMAGE_ARGUMENTS = (
     "guidance_rescale",
     "cross_attention_kwargs",
 )
-WINDOW_ARGUMENTS = (
-    *IMAGE_ARGUMENTS,
-    "context_guidance_scale",
-    "mechanism",
-    "reconstruction_scale",
-    "noise_level",
-)
+GIVEN_ARGUMENTS = ("context_guidance_scale", "mechanism", "reconstruction_scale", "noise_level")
+WINDOW_ARGUMENTS = (*IMAGE_ARGUMENTS, *GIVEN_ARGUMENTS)
 SUPER_RESOLUTION_ARGUMENTS = (
     *IMAGE_ARGUMENTS,
     "prompt",
@@ -133,7 +129,12 @@ class LongVideoRun:
         if self.super_resolution is None:
             return self.plan.num_windows
         chunks = self.super_resolution.complete_chunks(*self._chunks())
-        return self.plan.num_windows + len(window_starts(self.plan.num_frames, *chunks))
+        return self.plan.num_windows + len(window_starts(self.num_frames, *chunks))
+
+    @property
+    def num_frames(self) -> int:
+        """`int`: Frames of the video; the plan counts those of the latents."""
+        return self.plan.num_frames * frames_per_latent(self.prediction.vae)
 
     def _chunks(self) -> tuple[int | None, int | None]:
         call = self.calls[SUPER_RESOLUTION]
@@ -157,8 +158,8 @@ class LongVideoRun:
 
     def key_frames(self, given: Tensor | None) -> Iterator[Tensor]:
         """
-        Draw key frames: the first one by the image model unless some are given, then windows that go on from one
-        frame, and from two as soon as there are two.
+        Draw key frames: the first one by the image model unless some are given, or the first window by a model that
+        draws no images; then windows that go on from one frame, and from two as soon as there are two.
 
         Args:
             given (`torch.Tensor` of shape `(1, c, num_given, h, w)`, *optional*): Latents of the given key frames.
@@ -167,14 +168,18 @@ class LongVideoRun:
             `Iterator[torch.Tensor]`: Pieces of shape `(1, c, any, h, w)`, `plan.lengths[0]` frames in all.
 
         Source:
-            VideoLDM (arXiv:2304.08818), Section 3.2.
+            VideoLDM (arXiv:2304.08818), Section 3.2; LVDM (arXiv:2211.13221), Section 3.3.
         """
         plan = self.plan
-        if given is None:
+        number = 0
+        if given is None and plan.num_first == 1:
             given = self._window(IMAGE, 0, 0, 1, lambda generators: self._draw_image(generators[0]))
-        known, number = given.shape[2], 0
-        context = given[:, :, -plan.num_context_frames :]
-        yield given
+        elif given is None:
+            given = self._window(PREDICTION, 0, 0, 1, lambda generators: self._predict(None, generators))
+            number = 1
+        known = given.shape[2]
+        context = given[:, :, -plan.num_context_frames :].clone()
+        yield given[:, :, : plan.lengths[0]]
         while known < plan.lengths[0]:
             window = self._window(
                 PREDICTION, 0, number, 1, lambda generators, context=context: self._predict(context, generators)
@@ -234,7 +239,7 @@ class LongVideoRun:
             self.on_window()
             yield kept.to(self.like.device) / 255
             done += kept.shape[2]
-        if done >= self.plan.num_frames:
+        if done >= self.num_frames:
             return
         pipeline = self.super_resolution
         needed = skip_frames(pieces, pipeline.first_needed_frame(done, *self._chunks()))
@@ -307,9 +312,12 @@ class LongVideoRun:
             nothing = self.like.new_zeros(pipeline.window_shape(call, 1, 1))
             return pipeline.sample_window(conditions, (nothing, [0.0]), call)
 
-    def _predict(self, context: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _predict(self, context: Tensor | None, generators: list[torch.Generator]) -> Tensor:
         call = {**self.calls[PREDICTION], **self._watching()}
         call |= self._text(call["guidance_scale"], self.prediction, 1)
+        if context is None:  # what has an effect on given frames has none
+            call = {name: value for name, value in call.items() if name not in GIVEN_ARGUMENTS}
+            return self.prediction(**call, generator=generators, output_type="latent").frames
         kept = context.shape[2]
         condition = FrameCondition(context, tuple(range(kept)), is_latent=True)
         frames = self.prediction(**call, conditions=[condition], generator=generators, output_type="latent").frames
@@ -330,7 +338,7 @@ class LongVideoRun:
     def _text(
         self, guidance_scale: float, pipeline: DiffusionPipeline, batch_size: int, is_image: bool = False
     ) -> dict[str, Tensor]:
-        guided = guidance_scale > 1 and pipeline.unet.config.time_cond_proj_dim is None
+        guided = guidance_scale > 1 and pipeline.unet.config.get("time_cond_proj_dim") is None
         return {
             name: rows.repeat_interleave(batch_size, dim=0)
             for name, rows in self.text.items()

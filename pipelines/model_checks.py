@@ -6,8 +6,17 @@ from typing import Any
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin
 from torch import nn
 
+from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
+from diffusers_video.models.unet_triplane import UNetTriplaneModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
-from diffusers_video.pipelines.latents import is_video_autoencoder, latents_shape
+from diffusers_video.pipelines.denoisers import needs_text, told_numbers
+from diffusers_video.pipelines.latents import (
+    PIXEL_CHANNELS,
+    frames_per_latent,
+    is_video_autoencoder,
+    latents_shape,
+    vae_scale_factor,
+)
 from diffusers_video.pipelines.scheduling import check_scheduler
 
 
@@ -25,19 +34,88 @@ def check_components(vae: nn.Module | None, unet: nn.Module | None, scheduler: S
         ValueError: If the denoiser is an image model, or the scheduler does not fit.
     """
     unet, vae = (getattr(module, "_orig_mod", module) for module in (unet, vae))
-    if unet is not None and not isinstance(unet, UNetVideoConditionModel):
+    if unet is not None and not isinstance(unet, (UNetVideoConditionModel, UNetSpaceTimeModel)):
         raise ValueError(
             f"`unet` must be a UNetVideoConditionModel, but is a {type(unet).__name__}. Make a video pipeline of an"
             " image pipeline by `TextToVideoPipeline.from_image_model`, or a video U-Net of a UNet2DConditionModel by"
             " `UNetVideoConditionModel.from_unet2d`."
         )
+    _check_autoencoder(vae)
+    if scheduler is not None:
+        check_scheduler(scheduler)
+
+
+def _check_autoencoder(vae: nn.Module | None) -> None:
     if vae is not None and not (isinstance(vae, (AutoencoderKL, AutoencoderTiny)) or is_video_autoencoder(vae)):
         raise TypeError(
             f"`vae` must be an AutoencoderKL, an AutoencoderTiny or an autoencoder of videos, but is a"
             f" {type(vae).__name__}."
         )
+
+
+def latent_channels(vae: nn.Module | None) -> int:
+    """
+    Count the channels of latents.
+
+    Args:
+        vae (`torch.nn.Module`, *optional*): The autoencoder; without one latents are pixels.
+
+    Returns:
+        `int`
+    """
+    if vae is None:
+        return PIXEL_CHANNELS
+    if not is_video_autoencoder(vae):
+        return vae.config.latent_channels
+    factor = vae_scale_factor(vae)
+    return latents_shape(vae, frames_per_latent(vae), factor, factor)[0]
+
+
+def check_unconditional(
+    unet: nn.Module | None, vae: nn.Module | None, scheduler: SchedulerMixin | None, name: str = "`unet`"
+) -> None:
+    """
+    Refuse components that do not draw videos without text; `None` is accepted.
+
+    Args:
+        unet (`torch.nn.Module`, *optional*): The denoiser.
+        vae (`torch.nn.Module`, *optional*): The autoencoder; there is none where pixels are denoised.
+        scheduler (`SchedulerMixin`, *optional*): The scheduler.
+        name (`str`, *optional*, defaults to ``"`unet`"``): What messages call the denoiser.
+
+    Raises:
+        TypeError: If one is of another kind.
+        ValueError: If the denoiser wants text or other channels, or the scheduler does not fit.
+    """
+    unet, vae = (getattr(module, "_orig_mod", module) for module in (unet, vae))
+    _check_autoencoder(vae)
     if scheduler is not None:
-        check_scheduler(scheduler)
+        takes_log_snr = unet is None or getattr(unet, "config", {}).get("timestep_type") == "log_snr"
+        check_scheduler(scheduler, takes_log_snr)
+    if unet is None:
+        return
+    if not isinstance(unet, (UNetSpaceTimeModel, UNetTriplaneModel)):
+        raise TypeError(
+            f"{name} must be a UNetSpaceTimeModel or a UNetTriplaneModel, but is a {type(unet).__name__}. Models made"
+            " of an image model have pipelines of their own, such as TextToVideoPipeline."
+        )
+    if needs_text(unet):
+        raise ValueError(
+            f"{name} must not need text, but was built with"
+            f" `cross_attention_dim`={unet.config.cross_attention_dim}. Take TextToVideoPipeline for it."
+        )
+    is_triplane = isinstance(unet, UNetTriplaneModel)
+    if is_triplane != hasattr(vae, "latent_size_of"):
+        raise ValueError(
+            f"{name} is a {type(unet).__name__} and does not fit `vae`, a {type(vae).__name__}: an AutoencoderTriplane"
+            " and a UNetTriplaneModel go together."
+        )
+    channels = latent_channels(vae)
+    if (unet.config.in_channels, unet.config.out_channels) != (channels, channels):
+        raise ValueError(
+            f"{name} must have as many channels as {'pixels' if vae is None else 'the latents of `vae`'}, {channels},"
+            f" but takes {unet.config.in_channels} and gives {unet.config.out_channels}."
+        )
 
 
 def check_denoiser(
@@ -57,7 +135,7 @@ def check_denoiser(
         ValueError: If channels differ or an input is wanted that there is none of.
     """
     config = unet.config
-    channels = vae.config.latent_channels if not is_video_autoencoder(vae) else latents_shape(vae, 1, 8, 8)[0]
+    channels = latent_channels(vae)
     if config.in_channels != channels or config.out_channels != channels:
         raise ValueError(
             f"{task} needs a `unet` with as many channels as the latents of `vae`, {channels}, but it takes"
@@ -65,14 +143,14 @@ def check_denoiser(
             " (8 channels) models also take an image, which this pipeline has none of; use their text-to-image model."
         )
     unmet = {
-        "class_embed_type": config.class_embed_type,
+        "class_embed_type": config.get("class_embed_type"),
         "num_class_embeds": config.num_class_embeds,
-        "addition_embed_type": _unmet(config.addition_embed_type, ("text", "text_time")),
-        "encoder_hid_dim_type": _unmet(config.encoder_hid_dim_type, ("ip_image_proj", "text_proj")),
-        "added_time_ids": [name for name in config.get("added_time_ids") or () if name not in met] or None,
+        "addition_embed_type": _unmet(config.get("addition_embed_type"), ("text", "text_time")),
+        "encoder_hid_dim_type": _unmet(config.get("encoder_hid_dim_type"), ("ip_image_proj", "text_proj")),
+        "added_time_ids": [name for name in told_numbers(unet) if name not in met] or None,
     }
     _check_met(unmet, task)
-    if config.addition_embed_type == "text_time" and text_encoder_2 is not None:
+    if config.get("addition_embed_type") == "text_time" and text_encoder_2 is not None:
         expected = config.projection_class_embeddings_input_dim
         have = text_encoder_2.config.projection_dim + 6 * config.addition_time_embed_dim
         if have != expected:

@@ -19,6 +19,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from torch import Tensor
 
 from diffusers_video.conditioning.noise import draw_seeds
+from diffusers_video.schedulers.log_snr import is_continuous
 
 
 SIGMA_SCHEDULERS = (EulerDiscreteScheduler, EDMEulerScheduler, EDMDPMSolverMultistepScheduler)
@@ -74,12 +75,14 @@ WITHOUT_SAMPLE_PREDICTION = (
 )
 
 
-def check_scheduler(scheduler: SchedulerMixin) -> None:
+def check_scheduler(scheduler: SchedulerMixin, takes_log_snr: bool = False) -> None:
     """
     Refuse a scheduler that cannot denoise the latents of a noise-predicting video model.
 
     Args:
         scheduler (`SchedulerMixin`): The scheduler a pipeline is to sample with.
+        takes_log_snr (`bool`, *optional*, defaults to `False`): Whether the model is told log-SNRs, which it then is
+            with any scheduler. With `VDMScheduler` there is nothing else.
 
     Raises:
         ValueError: If the scheduler is of a kind that does not fit, or is configured so that it does not.
@@ -89,6 +92,11 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
     for base in type(scheduler).__mro__:
         if base.__name__ in UNSUITED_SCHEDULERS:
             raise ValueError(f"`scheduler` {name} does not fit: {UNSUITED_SCHEDULERS[base.__name__]}. {way_out}")
+    if is_continuous(scheduler) and not takes_log_snr:
+        raise ValueError(
+            f"`scheduler` {name} does not fit: it tells the noise level as log-SNR, which this model does not read."
+            f" {way_out}"
+        )
     missing = [part for part in ("set_timesteps", "scale_model_input", "step") if not hasattr(scheduler, part)]
     if missing:
         raise ValueError(f"`scheduler` {name} does not fit: it has no `{missing[0]}`. {way_out}")
@@ -252,6 +260,20 @@ def step_arguments(
         # Its own count of past steps is the position in the whole schedule, which is wrong for a run begun part-way.
         arguments["order"] = min(len(scheduler.derivatives) + 1, 4)
     return arguments
+
+
+def default_eta(scheduler: SchedulerMixin) -> float:
+    """
+    Tell how much fresh noise a scheduler adds where a call does not say it.
+
+    Args:
+        scheduler (`SchedulerMixin`): The scheduler in use.
+
+    Returns:
+        `float`: What its `step` has by default: 0 for DDIM, 1 for [`PairedDDIMScheduler`], 0 where there is no `eta`.
+    """
+    parameter = inspect.signature(scheduler.step).parameters.get("eta")
+    return 0.0 if parameter is None else parameter.default
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def check_temporal_text(components: Mapping[str, Any]) -> None:
         )
     unet = components.get("unet")
     config = None if unet is None else unet.config
-    if components.get("text_encoder_2") is not None or (config and config.addition_embed_type == "text_time"):
+    if components.get("text_encoder_2") is not None or (config and config.get("addition_embed_type") == "text_time"):
         raise ValueError(
             "`temporal_text_encoder` cannot serve a Stable Diffusion XL model, which reads two text encoders. Leave it"
             " out; pass `temporal_prompt_embeds` from the `encode_prompt` of a pipeline with the original ones, where"
@@ -65,7 +65,7 @@ def check_temporal_text(components: Mapping[str, Any]) -> None:
 
 
 def _check_text_is_read(name: str, config: Mapping[str, Any]) -> None:
-    if not config["temporal_cross_attention"]:
+    if not config.get("temporal_cross_attention"):
         raise ValueError(
             f"`{name}` has no effect, because the temporal layers of this `unet` read no text"
             " (`temporal_cross_attention` is off). Leave it out."
@@ -116,6 +116,8 @@ class TemporalTextMixin:
                 " it; load the original one anew."
             )
         self._check_missing(arguments, guided)
+        if not given:
+            return
         width, tokens = text_width(self.unet.config), getattr(tokenizer, "model_max_length", None)
         for name, value in given.items():
             check_tensor(name, value, (batch_size, tokens if name.startswith("negative") else None, width))

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from diffusers_video.pipelines.checks import check_finite, check_integer, check_pair, check_tensor, check_texts
+from diffusers_video.pipelines.denoisers import reads_text
 
 
 _SDXL_ARGUMENTS = (
@@ -53,7 +54,7 @@ class TextEncodingMixin:
         """`bool`: Whether the denoiser wants pooled embeddings and size conditions as Stable Diffusion XL does."""
         if self.unet is None:
             return self.text_encoder_2 is not None
-        return self.unet.config.addition_embed_type == "text_time"
+        return self.unet.config.get("addition_embed_type") == "text_time"
 
     def check_prompts(self, arguments: Mapping[str, Any], guided: bool) -> int:
         """
@@ -71,6 +72,8 @@ class TextEncodingMixin:
             ValueError: If a value is, or arguments contradict each other.
         """
         given = {name for name, value in arguments.items() if value is not None}
+        if not reads_text(self.unet):
+            return _count_empty(arguments, given)
         for text, embeddings in _EMBEDDINGS.items():
             if {text, embeddings} <= given:
                 raise ValueError(f"Only one of `{text}` and `{embeddings}` may be given, but both are. Leave one out.")
@@ -144,6 +147,8 @@ class TextEncodingMixin:
             `StableDiffusionPipeline.encode_prompt` and `StableDiffusionXLPipeline.encode_prompt` of diffusers, which
             do the work.
         """
+        if self.unet is not None and not reads_text(self.unet):
+            return None, None, None, None
         prompt = [prompt] if isinstance(prompt, str) else prompt
         batch_size = len(prompt) if prompt is not None else prompt_embeds.shape[0]
         negative_prompt, prompt_2, negative_prompt_2 = (
@@ -250,6 +255,17 @@ class TextEncodingMixin:
             raise ValueError(f"`clip_skip` must be at most {layers} with these text encoders, but is {clip_skip}.")
 
 
+def _count_empty(arguments: Mapping[str, Any], given: set[str]) -> int:
+    """Count the videos of a model without text, for which the prompt is a list of nothing."""
+    texts = {"prompt", "clip_skip", *_EMBEDDINGS, *_EMBEDDINGS.values(), *_SDXL_ARGUMENTS, *_NEGATIVE_ARGUMENTS}
+    for name in sorted(given & texts):
+        if name != "prompt" or not isinstance(arguments[name], list) or any(arguments[name]):
+            raise ValueError(f"`{name}` has no effect on a model that reads no text. Leave it out.")
+    if arguments["prompt"] is None:
+        raise ValueError("This model reads no text. Take UnconditionalVideoPipeline, or give frames to go on from.")
+    return len(arguments["prompt"])
+
+
 def text_width(config: Mapping[str, Any]) -> int:
     """
     Width of the text embeddings that a denoiser takes.
@@ -260,8 +276,8 @@ def text_width(config: Mapping[str, Any]) -> int:
     Returns:
         `int`
     """
-    is_projected = config["encoder_hid_dim_type"] == "text_proj"
-    width = config["encoder_hid_dim" if is_projected else "cross_attention_dim"]
+    is_projected = config.get("encoder_hid_dim_type") == "text_proj"
+    width = config["encoder_hid_dim" if is_projected else "cross_attention_dim"] or config.get("pooled_text_dim")
     return width[0] if isinstance(width, (list, tuple)) else width
 
 

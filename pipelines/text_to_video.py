@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from diffusers_video.hub import VideoHubMixin
+from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.controlnet import check_control, load_control_videos, prepare_control
@@ -81,7 +82,7 @@ class TextToVideoPipeline(
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Autoencoder of images, used frame by frame, or one of videos.
         text_encoder ([`~transformers.CLIPTextModel`]): Text encoder; the first one of XL.
         tokenizer ([`~transformers.CLIPTokenizer`]): Its tokenizer.
-        unet ([`UNetVideoConditionModel`]): The denoiser.
+        unet ([`UNetVideoConditionModel`] or [`UNetSpaceTimeModel`]): The denoiser; it reads text.
         scheduler ([`SchedulerMixin`]): Any of diffusers' whose `step` fits, see [`check_scheduler`].
         text_encoder_2 ([`~transformers.CLIPTextModelWithProjection`], *optional*): Second text encoder of XL.
         tokenizer_2 ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
@@ -117,7 +118,7 @@ class TextToVideoPipeline(
         vae: AutoencoderKL | AutoencoderTiny,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        unet: UNetVideoConditionModel,
+        unet: UNetVideoConditionModel | UNetSpaceTimeModel,
         scheduler: KarrasDiffusionSchedulers,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
@@ -178,7 +179,7 @@ class TextToVideoPipeline(
         """
         check_flag("image_only", arguments["image_only"])
         batch_size = self.check_call(arguments, "Text-to-video")
-        guided = arguments["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
+        guided = arguments["guidance_scale"] > 1 and self.unet.config.get("time_cond_proj_dim") is None
         self._check_start(arguments, batch_size, batch_size * arguments["num_videos_per_prompt"])
         self.check_ip_adapter(arguments, guided)
         check_control(self.controlnet, arguments, batch_size)

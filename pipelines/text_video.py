@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusers_video.conditioning.noise import check_noise_prior
 from diffusers_video.pipelines import checks
+from diffusers_video.pipelines.denoisers import told_numbers
 from diffusers_video.pipelines.denoising import DenoiserConditions
 from diffusers_video.pipelines.latents import is_video_autoencoder, vae_scale_factor
 from diffusers_video.pipelines.model_checks import check_components, check_denoiser
@@ -123,7 +124,7 @@ class TextVideoMixin(TemporalTextMixin):
         for name in ("guidance_scale", "eta"):
             checks.check_number(name, get(name))
         checks.check_number("guidance_rescale", get("guidance_rescale"), maximum=1)
-        guided = get("guidance_scale") > 1 and self.unet.config.time_cond_proj_dim is None
+        guided = get("guidance_scale") > 1 and self.unet.config.get("time_cond_proj_dim") is None
         if get("guidance_rescale") and not guided:
             raise ValueError("`guidance_rescale` has no effect without guidance. Set `guidance_scale` above 1.")
         batch_size = self.check_prompts(arguments, guided)
@@ -176,6 +177,10 @@ class TextVideoMixin(TemporalTextMixin):
             lora_scale=(self.cross_attention_kwargs or {}).get("scale"),
         )
         conditions = DenoiserConditions(prompt_embeds, negative_prompt_embeds)
+        if "fps" in told_numbers(self.unet):
+            conditions.fps = float(get("fps"))
+        if prompt_embeds is None:
+            return conditions
         temporal = self.encode_temporal_prompt(arguments, guided, device, prompt_embeds.dtype)
         conditions.temporal_prompt_embeds, conditions.negative_temporal_prompt_embeds = temporal
         if arguments.get("image_only"):
@@ -191,12 +196,10 @@ class TextVideoMixin(TemporalTextMixin):
                     asked[1] = asked[1] or (0, 0)
                 negative_sizes = [new or old for new, old in zip(asked, sizes, strict=True)]
                 conditions.negative_add_time_ids = self.prepare_time_ids(*negative_sizes, like=pooled)
-        if self.unet.config.time_cond_proj_dim is not None:
+        if self.unet.config.get("time_cond_proj_dim") is not None:
             scale = torch.full((batch_size,), self.guidance_scale - 1)
             embedding = self.get_guidance_scale_embedding(scale, self.unet.config.time_cond_proj_dim)
             conditions.timestep_cond = embedding.to(device, prompt_embeds.dtype)
-        if "fps" in (self.unet.config.get("added_time_ids") or ()):
-            conditions.fps = float(get("fps"))
         return conditions
 
     def finish_call(

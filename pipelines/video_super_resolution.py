@@ -196,25 +196,6 @@ class VideoSuperResolutionPipeline(
             checks.check_tensor("latents", arguments["latents"], shape)
         return batch_size
 
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int | None = None) -> Tensor:
-        """
-        Decode latents to frames without gradients; without an autoencoder they are frames already.
-
-        Args:
-            latents (`torch.Tensor` of shape `(batch_size, c, num_frames, h, w)`): Denoised latents.
-            decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`: About [-1, 1], not clamped.
-
-        Raises:
-            FloatingPointError: If latents or frames hold a NaN or an infinity.
-        """
-        if self.vae is not None:
-            return super().decode_latents(latents, decode_chunk_size)
-        checks.check_finite(latents, "Denoising", "Load `unet` in float32 or bfloat16, or try another scheduler.")
-        return latents
-
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from diffusers_video.conditioning.frames import FrameCondition
 from diffusers_video.pipelines import checks
+from diffusers_video.pipelines.denoisers import told_numbers
 from diffusers_video.pipelines.denoising import DenoiserConditions
 from diffusers_video.pipelines.given_frames import GivenFramesMixin, paste_frames
-from diffusers_video.pipelines.latents import latents_shape
+from diffusers_video.pipelines.latents import frames_per_latent, latents_shape
 from diffusers_video.pipelines.scheduling import prepare_timesteps
 from diffusers_video.pipelines.temporal_text import TEMPORAL_TEXT_COMPONENTS
 from diffusers_video.pipelines.text_video import OPTIONAL_ARGUMENTS
@@ -33,7 +35,7 @@ class WindowSamplingMixin(GivenFramesMixin):
     `max_noise_level` in its configuration.
     """
 
-    _optional_components = ["text_encoder_2", "tokenizer_2", *TEMPORAL_TEXT_COMPONENTS]
+    _optional_components = ["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", *TEMPORAL_TEXT_COMPONENTS]
     _exclude_from_cpu_offload = []
 
     @classmethod
@@ -122,6 +124,20 @@ class WindowSamplingMixin(GivenFramesMixin):
         self._context_guidance_scale, self._interrupt = arguments["context_guidance_scale"], False
         self._cross_attention_kwargs, self._clip_skip = arguments["cross_attention_kwargs"], arguments["clip_skip"]
 
+    def latents_like(self, conditions: DenoiserConditions) -> Tensor:
+        """
+        Tell type and place of latents.
+
+        Args:
+            conditions (`DenoiserConditions`): Text and numbers.
+
+        Returns:
+            `torch.Tensor`: The text, or an empty tensor where the denoiser reads none.
+        """
+        if conditions.prompt_embeds is not None:
+            return conditions.prompt_embeds
+        return torch.empty(0, dtype=self.unet.dtype, device=self._execution_device)
+
     def window_shape(self, arguments: Mapping[str, Any], batch_size: int, num_frames: int) -> tuple[int, ...]:
         """
         Shape of the latents of a window.
@@ -132,7 +148,7 @@ class WindowSamplingMixin(GivenFramesMixin):
             num_frames (`int`): Frames of the window.
 
         Returns:
-            `tuple[int, ...]`: `(batch_size, c, num_frames, h, w)`.
+            `tuple[int, ...]`: `(batch_size, c, f, h, w)`.
         """
         return (batch_size, *latents_shape(self.vae, num_frames, arguments["height"], arguments["width"]))
 
@@ -169,11 +185,12 @@ class WindowSamplingMixin(GivenFramesMixin):
             self.scheduler, get("num_inference_steps"), get("timesteps"), get("sigmas"), None, device
         )
         size = (get("height"), get("width"))
+        num_frames = len(strengths) * frames_per_latent(self.vae)
         latents = self.prepare_latents(
-            frames.shape[0], len(strengths), *size, frames.dtype, device, get("generator"), latents
+            frames.shape[0], num_frames, *size, frames.dtype, device, get("generator"), latents
         )
         told = self.give_frames(frames, strengths, get("mechanism"), noise_level, get("generator"))
-        is_asked = "noise_level" in self.unet.config.added_time_ids
+        is_asked = "noise_level" in told_numbers(self.unet)
         window = replace(conditions, given=told, noise_level=float(noise_level or 0) if is_asked else None)
         return self.denoise(
             latents,

@@ -24,6 +24,7 @@ from diffusers_video.pipelines.scheduling import check_scheduler
 
 from .test_hub import FakeHub
 from .tiny_pipelines import tiny_image_pipeline, tiny_text_to_video
+from .tiny_unconditional import tiny_unconditional
 
 
 SIZE = ("--num-frames", "2", "--height", "16", "--width", "16")
@@ -48,10 +49,11 @@ def error_of(result: Result, status: int = 2) -> str:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a `video` and an `image` pipeline, a `file` of no model and a `clip.mp4` of 6 frames."""
+    """A folder with three pipelines by their kinds, a `file` of no model and a `clip.mp4` of 6 frames."""
     folder = tmp_path_factory.mktemp("models")
     tiny_text_to_video().save_pretrained(folder / "video")
     tiny_image_pipeline().save_pretrained(folder / "image")
+    tiny_unconditional("pixel").save_pretrained(folder / "unconditional")
     (folder / "model.safetensors").touch()
     video_io.write_video(torch.rand(6, 3, 16, 24), folder / "clip.mp4", fps=Fraction(25, 2))
     return folder
@@ -89,9 +91,13 @@ def test_a_generated_file_plays_with_the_size_rate_and_length_that_were_asked_fo
     assert [path.name for path in inside.iterdir()] == ["circle.mp4"]
 
 
-def test_without_a_model_the_one_in_the_package_draws_as_it_does_best(inside: Path) -> None:
+def test_without_a_model_the_one_in_the_package_draws_as_it_does_best(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _cli_options.SHAPES_STEPS == SHAPES_STEPS
+    monkeypatch.setattr(_cli_options, "SHAPES_STEPS", 3)  # far fewer, so that it is quick
     assert "untrained" not in generate("--seed", 0, *SIZE, "-o", "default").stderr
-    best = ("--guidance-scale", SHAPES_GUIDANCE, "--steps", SHAPES_STEPS, "--model", SHAPES_MODEL)
+    best = ("--guidance-scale", SHAPES_GUIDANCE, "--steps", 3, "--model", SHAPES_MODEL)
     assert generate("--seed", 0, *best, *SIZE, "-o", "best").exit_code == 0
     default, told = (video_io.read_video(name).frames for name in ("default", "best"))
     assert torch.equal(default, told)
@@ -166,6 +172,7 @@ WRONG_CALLS = {
     "revision of a folder": (("--model", "{models}/video", "--revision", "x"), "`--revision` has no effect on"),
     "image folder as model": (("--model", "{models}/image"), "is an image model. Pass it as --image-model"),
     "video folder as image model": (("--image-model", "{models}/video"), "is a video model. Pass it as --model"),
+    "model without text": (("--model", "{models}/unconditional"), "`--model` must read text"),
     "file as model": (("--model", "{models}/model.safetensors"), "`--model` must be a folder or Hub id"),
     "component as model": (("--model", "{models}/video/unet"), "has no model_index.json"),
     "missing folder": (("--model", "./nowhere"), "`--model` must be .* './nowhere' does not exist"),

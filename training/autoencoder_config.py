@@ -1,5 +1,6 @@
 """Settings of `train_autoencoder.py`."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +34,20 @@ class AutoencoderConfig(TrainingConfig):
     kl_scale: float = option(1e-6, "Weight of the KL divergence, summed over the latents of an image.")
     num_scaling_images: int = option(256, "Training frames that the scale of the latents is measured on.")
 
+    perceptual_model: str | None = option(
+        None, "Of autoencoders of clips: network of the perceptual loss, as transformers' AutoBackbone reads it."
+    )
+    perceptual_weight: float = option(1.0, "Weight of the perceptual loss, if a network is named.")
+    disc_weight: float = option(
+        0.0, "Of autoencoders of clips: weight of the adversarial loss; LVDM 0.5, PVDM 0.25. 0: no discriminators."
+    )
+    disc_start: int = option(0, "Updates before the adversarial losses set in; LVDM 50001.")
+    disc_learning_rate: float | None = option(
+        None, "Highest learning rate of discriminators, never scaled; that of the autoencoder by default."
+    )
+    disc_base_channels: int = option(64, "Channels of a discriminator's first layer.")
+    disc_num_layers: int = option(3, "Layers of a discriminator that halve its input.")
+
     choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {
         "train": TRAINED_PARTS,
         "rec_loss": RECONSTRUCTION_LOSSES,
@@ -40,6 +55,12 @@ class AutoencoderConfig(TrainingConfig):
     ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
         "kl_scale": (0, None, False),
         "num_scaling_images": (2, None, False),
+        "perceptual_weight": (0, None, True),
+        "disc_weight": (0, None, False),
+        "disc_start": (0, None, False),
+        "disc_learning_rate": (0, None, True),
+        "disc_base_channels": (1, None, False),
+        "disc_num_layers": (1, None, False),
     }
 
     def __post_init__(self) -> None:
@@ -52,20 +73,41 @@ class AutoencoderConfig(TrainingConfig):
             raise ValueError("`zero_init_residuals` is for new models and would undo a trained one. Leave it out.")
         if self.train == "decoder":
             self._check_decoder()
+        if self.perceptual_weight != 1.0 and self.perceptual_model is None:
+            raise ValueError("`perceptual_weight` has an effect only with `perceptual_model`. Name a network.")
+        changed = [name for name in self.of_clips if name.startswith("disc_")]
+        if changed and self.disc_weight == 0:
+            raise ValueError(f"`{changed[0]}` has no effect with `disc_weight=0`. Leave it out.")
 
     def _check_decoder(self) -> None:
         if self.pretrained_model_name_or_path is None:
             raise ValueError("`train=decoder` keeps the encoder of a trained model. Name one, or train all.")
-        for name in ("kl_scale", "num_scaling_images"):
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"`{name}` has no effect with `train=decoder`, where latents stay. Leave it out.")
+        for name in self.of_posteriors:
+            raise ValueError(f"`{name}` has no effect with `train=decoder`, where latents stay. Leave it out.")
 
     @property
     def idle_settings(self) -> tuple[str, ...]:
         """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
-        return ("train",) if self.train == "all" else ()
+        idle = {item.name for item in _clip_settings()} - set(self.of_clips)
+        return (*(("train",) if self.train == "all" else ()), *sorted(idle))
+
+    @property
+    def of_clips(self) -> list[str]:
+        """`list[str]`: Settings of autoencoders of clips that are given."""
+        return [item.name for item in _clip_settings() if getattr(self, item.name) != item.default]
+
+    @property
+    def of_posteriors(self) -> list[str]:
+        """`list[str]`: Settings of how latents spread that are given."""
+        items = [item for item in dataclasses.fields(self) if item.name in ("kl_scale", "num_scaling_images")]
+        return [item.name for item in items if getattr(self, item.name) != item.default]
 
     @property
     def frames_per_clip(self) -> int:
         """`int`: Frames per clip where no buckets are named."""
         return self.num_frames or 1
+
+
+def _clip_settings() -> list[dataclasses.Field]:
+    prefixes = ("disc_", "perceptual_")
+    return [item for item in dataclasses.fields(AutoencoderConfig) if item.name.startswith(prefixes)]

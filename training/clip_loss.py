@@ -98,8 +98,7 @@ class ClipLoss:
         posterior, conditions = self.encode(batch)
         latents = sample_latents(*posterior.values(), config.posterior, generator)
         size, device = len(latents), latents.device
-        dropped = objectives.draw_mask(size, config.caption_dropout, generator)
-        conditions = objectives.drop_captions(conditions, self._empty_conditions(conditions), dropped)
+        conditions = self.drop_captions(conditions, size, generator)
         image_only = self._draw_images(size, generator)
         if image_only is not None:
             conditions["image_only"] = image_only.to(device)
@@ -119,10 +118,12 @@ class ClipLoss:
         if config.input_perturbation:
             own = draw_noise(latents.shape, generator=generator, device=device)
             perturbation = config.input_perturbation * own
-        total = self.scheduler.config.num_train_timesteps
-        bias = (config.timestep_bias_begin, config.timestep_bias_end, config.timestep_bias_multiplier)
-        weights = objectives.timestep_weights(total, *bias)
-        timesteps = objectives.draw_timesteps(size, total, generator, weights).to(device)
+        weights = None
+        if config.timestep_bias_multiplier != 1:
+            bias = (config.timestep_bias_begin, config.timestep_bias_end, config.timestep_bias_multiplier)
+            weights = objectives.timestep_weights(self.scheduler.config.num_train_timesteps, *bias)
+        timesteps = objectives.draw_noise_levels(self.scheduler, size, generator, weights).to(device)
+        context_noise = conditions.pop("context_noise", None)
         return objectives.denoising_loss(
             model,
             self.scheduler,
@@ -132,7 +133,24 @@ class ClipLoss:
             timesteps=timesteps,
             snr_gamma=config.snr_gamma,
             perturbation=perturbation,
+            loss_type=config.loss_type,
+            context_noise=context_noise,
         )
+
+    def drop_captions(self, conditions: dict[str, Any], batch_size: int, generator: torch.Generator) -> dict[str, Any]:
+        """
+        Take the captions from some clips.
+
+        Args:
+            conditions (`dict[str, Any]`): Arguments of the denoiser.
+            batch_size (`int`): Number of clips.
+            generator (`torch.Generator`): Source of all randomness.
+
+        Returns:
+            `dict[str, Any]`: New ones.
+        """
+        dropped = objectives.draw_mask(batch_size, self.config.caption_dropout, generator)
+        return objectives.drop_captions(conditions, self._empty_conditions(conditions), dropped)
 
     def draw_window(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """
@@ -172,7 +190,8 @@ class ClipLoss:
             generator (`torch.Generator`): Source of all randomness.
 
         Returns:
-            `dict[str, torch.Tensor]`: Arguments of the denoiser.
+            `dict[str, torch.Tensor]`: Arguments of the denoiser, and perhaps the `context_noise` of
+            [`~training.objectives.denoising_loss`].
         """
         if self.config.task == "text-to-video":
             return {}
@@ -226,12 +245,15 @@ class HeldoutClip:
         conditions (`dict[str, Any]`): Arguments of the denoiser.
         noise (`torch.Tensor` of shape `(num_timesteps, c, num_frames, h, w)`): Noise for each timestep.
         timesteps (`torch.Tensor` of shape `(num_timesteps,)`): Noise levels.
+        context_noise (`torch.Tensor` of the shape of `latents`, *optional*): See
+            [`~training.objectives.denoising_loss`].
     """
 
     latents: Tensor
     conditions: dict[str, Any]
     noise: Tensor
     timesteps: Tensor
+    context_noise: Tensor | None = None
 
 
 def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
@@ -245,9 +267,9 @@ def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
     Returns:
         `list[HeldoutClip]`: Timesteps are the middles of equal parts of the schedule.
     """
-    config, total = clip_loss.config, clip_loss.scheduler.config.num_train_timesteps
+    config = clip_loss.config
     number = min(config.num_heldout_clips, len(dataset))
-    middles = (torch.arange(config.num_heldout_timesteps) + 0.5) / config.num_heldout_timesteps
+    levels = objectives.spread_noise_levels(clip_loss.scheduler, config.num_heldout_timesteps)
     clips = []
     for place in range(number):
         batch = collate_clips([dataset[place * len(dataset) // number]])
@@ -258,13 +280,14 @@ def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
         if config.train == "spatial":
             conditions["image_only"] = torch.ones(1, dtype=torch.bool, device=latents.device)
         noise = draw_noise(
-            (len(middles), *latents.shape[1:]),
+            (len(levels), *latents.shape[1:]),
             config.noise_prior,
             config.noise_prior_strength,
             generator=make_generator(config.seed, place),
             device=latents.device,
         )
-        clips.append(HeldoutClip(latents, conditions, noise, (middles * total).long().to(latents.device)))
+        timesteps, context_noise = levels.to(latents.device), conditions.pop("context_noise", None)
+        clips.append(HeldoutClip(latents, conditions, noise, timesteps, context_noise))
     return clips
 
 
@@ -300,7 +323,13 @@ def heldout_errors(model: nn.Module, scheduler: DDPMScheduler, clips: list[Heldo
     for clip in clips:
         for noise, timestep in zip(clip.noise.split(1), clip.timesteps.split(1), strict=True):
             loss = objectives.denoising_loss(
-                model, scheduler, clip.latents, clip.conditions, noise=noise, timesteps=timestep
+                model,
+                scheduler,
+                clip.latents,
+                clip.conditions,
+                noise=noise,
+                timesteps=timestep,
+                context_noise=clip.context_noise,
             )
             losses.append(loss)
     return torch.stack(losses).double().unflatten(0, (len(clips), -1))

@@ -143,6 +143,7 @@ def context_conditions(
     scheduler: DDPMScheduler | None = None,
     max_noise_level: int = 0,
     generator: torch.Generator | None = None,
+    is_in_place: bool = False,
 ) -> dict[str, Tensor]:
     """
     What the denoiser is told of given frames, with noise of a level of its own for each clip if asked for.
@@ -154,15 +155,17 @@ def context_conditions(
         scheduler (`DDPMScheduler`, *optional*): Noise schedule; needed for noise.
         max_noise_level (`int`, *optional*, defaults to 0): Highest timestep of the noise; 0 leaves the frames clean.
         generator (`torch.Generator`, *optional*): Source of randomness, on the CPU; needed for noise.
+        is_in_place (`bool`, *optional*, defaults to `False`): Whether given frames take the places of noisy ones.
 
     Returns:
-        `dict[str, torch.Tensor]`: Arguments of the denoiser.
+        `dict[str, torch.Tensor]`: Arguments of the denoiser, and with `is_in_place` the `context_noise` of
+        [`~training.objectives.denoising_loss`].
 
     Source:
         VideoLDM (arXiv:2304.08818), Section 3.2, and appendix on the interpolation model: conditioning augmentation by
-        a random step in 0 to 250.
+        a random step in 0 to 250; LVDM (arXiv:2211.13221), Section 3.3: conditional latent perturbation.
     """
-    told, levels = latents, torch.zeros(len(latents), dtype=torch.long)
+    told, levels, noise = latents, torch.zeros(len(latents), dtype=torch.long), torch.zeros_like(latents)
     if max_noise_level:
         levels = torch.randint(max_noise_level + 1, (len(latents),), generator=generator)
         noise = draw_noise(latents.shape, generator=generator, device=latents.device)
@@ -171,7 +174,7 @@ def context_conditions(
     conditions = {"context_latents": told, "frame_mask": frame_mask.to(latents.device)}
     if "noise_level" in added_time_ids:
         conditions["noise_level"] = levels.to(latents.device)
-    return conditions
+    return conditions | ({"context_noise": noise} if is_in_place else {})
 
 
 def preview_arguments(task: str, clip: Mapping[str, Any], rate: int = INTERPOLATION_RATE) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from diffusers_video.data.buckets import Bucket
 from diffusers_video.models.unet_video_condition import PRESETS
 from diffusers_video.training.base_config import TrainingConfig, option
-from diffusers_video.training.objectives import NOISE_OFFSETS, PREDICTION_TYPES
+from diffusers_video.training.objectives import LOSS_TYPES, NOISE_OFFSETS, PREDICTION_TYPES
 
 
 _TIMESTEP_BIAS = ("timestep_bias_begin", "timestep_bias_end", "timestep_bias_multiplier")
@@ -33,6 +33,7 @@ class DenoiserConfig(TrainingConfig):
     num_validation_inference_steps: int = option(25, "Steps of the sampler for videos that are drawn.")
 
     prediction_type: str | None = option(None, "epsilon, v_prediction or sample; the model's own by default.")
+    loss_type: str = option("l2", "Error of the prediction: l2 (squared) or l1 (absolute).")
     timestep_bias_begin: int = option(0, "First of the timesteps that `timestep_bias_multiplier` is for.")
     timestep_bias_end: int = option(1000, "The timestep behind the last of them.")
     timestep_bias_multiplier: float = option(1.0, "How many times as often those timesteps are drawn as the others.")
@@ -47,6 +48,7 @@ class DenoiserConfig(TrainingConfig):
     choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {
         "posterior": ("sample", "mode"),
         "noise_offset_per": NOISE_OFFSETS,
+        "loss_type": LOSS_TYPES,
     }
     optional_choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.optional_choices | {
         "preset": tuple(PRESETS),
@@ -74,7 +76,8 @@ class DenoiserConfig(TrainingConfig):
     @property
     def idle_settings(self) -> tuple[str, ...]:
         """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
-        return () if self.timestep_bias_multiplier != 1 else _TIMESTEP_BIAS
+        idle = () if self.timestep_bias_multiplier != 1 else _TIMESTEP_BIAS
+        return idle if self.loss_type != "l2" else (*idle, "loss_type")
 
     @classmethod
     def default_of(cls, name: str) -> Any:

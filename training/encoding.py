@@ -10,6 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from diffusers_video.layers.layout import images_to_videos, videos_to_images
+from diffusers_video.pipelines.denoisers import told_numbers
 from diffusers_video.pipelines.latents import is_video_autoencoder, scale_latents
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.training.checkpoints import fingerprint_weights
@@ -113,10 +114,12 @@ def encode_clips(pipeline: TextToVideoPipeline, batch: dict[str, Any]) -> dict[s
 
     Returns:
         `dict[str, torch.Tensor]`: `latents_mean` and `latents_std` `(batch_size, c, num_frames, h, w)`,
-        `prompt_embeds` `(batch_size, tokens, width)`, and of XL `pooled_prompt_embeds` `(batch_size, width)`.
+        `prompt_embeds` `(batch_size, tokens, width)`, and of XL `pooled_prompt_embeds` `(batch_size, width)`; no text
+        where the pipeline reads none.
     """
     mean, std = encode_posterior(pipeline.vae, batch["pixel_values"])
-    return {"latents_mean": mean, "latents_std": std, **encode_captions(pipeline, batch["text"])}
+    captions = encode_captions(pipeline, batch["text"]) if hasattr(pipeline, "text_encoder") else {}
+    return {"latents_mean": mean, "latents_std": std, **captions}
 
 
 def encoding_identity(pipeline: TextToVideoPipeline) -> dict[str, str]:
@@ -129,7 +132,7 @@ def encoding_identity(pipeline: TextToVideoPipeline) -> dict[str, str]:
     Returns:
         `dict[str, str]`: Fingerprints by component.
     """
-    modules = {"vae": pipeline.vae, **{name: getattr(pipeline, name) for name in _TEXT_ENCODERS}}
+    modules = {name: getattr(pipeline, name, None) for name in ("vae", *_TEXT_ENCODERS)}
     return {name: fingerprint_weights(module) for name, module in modules.items() if module is not None}
 
 
@@ -146,13 +149,13 @@ def model_conditions(
         size (`tuple[int, int]`): Height and width in pixels, which XL is told.
 
     Returns:
-        `dict[str, Any]`: Keyword arguments of [`UNetVideoConditionModel`].
+        `dict[str, Any]`: Keyword arguments of the denoiser.
     """
     conditions: dict[str, Any] = {"encoder_hidden_states": encoded["prompt_embeds"]}
     if pipeline.is_sdxl:
         pooled = encoded["pooled_prompt_embeds"]
         time_ids = pipeline.prepare_time_ids(size, (0, 0), size, like=pooled)
         conditions["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
-    if "fps" in pipeline.unet.config.added_time_ids:
+    if "fps" in told_numbers(pipeline.unet):
         conditions["fps"] = fps
     return conditions

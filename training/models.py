@@ -11,13 +11,17 @@ from peft import LoraConfig
 from torch import nn
 
 from diffusers_video.layers.video_layers import is_temporal
+from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
+from diffusers_video.pipelines.denoisers import told_numbers
 from diffusers_video.pipelines.frame_interpolation import FrameInterpolationPipeline
 from diffusers_video.pipelines.image_models import is_single_file
 from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
 from diffusers_video.pipelines.model_checks import check_denoiser
 from diffusers_video.pipelines.text_to_video import TextToVideoPipeline
 from diffusers_video.pipelines.windows import MET_NUMBERS
+from diffusers_video.schedulers.log_snr import is_continuous
+from diffusers_video.schedulers.scheduling_vdm import VDMScheduler
 from diffusers_video.training.config import VideoUNetConfig
 from diffusers_video.training.denoiser_config import DenoiserConfig
 
@@ -55,6 +59,7 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> Diffu
     if is_video_pipeline(name, config.revision):
         refuse_new_layers(config, ("preset", "temporal_options", "fps_conditioning"))
         pipeline = _load_video_pipeline(config, name, load_options)
+        _check_from_scratch(pipeline, config)
     else:
         added = _told_numbers(config)
         options = config.read_temporal_options() | ({"added_time_ids": added} if added else {})
@@ -72,6 +77,14 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> Diffu
     return pipeline
 
 
+def _check_from_scratch(pipeline: DiffusionPipeline, config: VideoUNetConfig) -> None:
+    if isinstance(pipeline.unet, UNetSpaceTimeModel) and config.train != "all":
+        raise ValueError(
+            f"`train` must be all with a {type(pipeline.unet).__name__}, which was not made of an image model, but is"
+            f" {config.train}."
+        )
+
+
 def _told_numbers(config: VideoUNetConfig) -> tuple[str, ...]:
     """Numbers per clip that the model of a task is told."""
     fps = ("fps",) if config.fps_conditioning or config.task == "interpolation" else ()
@@ -83,6 +96,11 @@ def _load_video_pipeline(config: VideoUNetConfig, name: str, load_options: dict[
         return TextToVideoPipeline.from_pretrained(name, **load_options)
     pipeline_class = TASK_PIPELINES[config.task]
     pipeline = DiffusionPipeline.from_pretrained(name, **load_options)
+    if not isinstance(pipeline.unet, UNetVideoConditionModel):
+        raise ValueError(
+            f"`task` must be text-to-video with a {type(pipeline.unet).__name__}, but is {config.task}. Without text,"
+            " `train_unconditional.py` trains it on given frames."
+        )
     pipeline.unet = add_context(pipeline.unet, pipeline.vae.config.latent_channels + 1, _told_numbers(config))
     if config.task == "interpolation" and pipeline.unet.is_causal:
         logger.warning(
@@ -151,7 +169,7 @@ def refuse_new_layers(config: DenoiserConfig, names: tuple[str, ...]) -> None:
 
 def is_video_pipeline(name: str, revision: str | None) -> bool:
     """
-    Tell whether a model has temporal layers already.
+    Tell whether a model is one of videos already.
 
     Args:
         name (`str`): Folder, single file or Hub id.
@@ -170,15 +188,14 @@ def is_video_pipeline(name: str, revision: str | None) -> bool:
             f"`pretrained_model_name_or_path` must be a folder, a file or a Hub id, but {name!r} does not exist."
         )
     index = DiffusionPipeline.load_config(name, revision=revision)
-    return (index.get("unet") or [None, None])[1] == UNetVideoConditionModel.__name__
+    return (index.get("unet") or [None, None])[1] in (UNetVideoConditionModel.__name__, UNetSpaceTimeModel.__name__)
 
 
 def _check_trainable(pipeline: DiffusionPipeline, name: str, task: str) -> None:
-    config = pipeline.unet.config
     met = ("fps",) if task == "text-to-video" else MET_NUMBERS
     check_denoiser(pipeline.unet, pipeline.vae, pipeline.text_encoder_2, "Training from text", met)
     refuse_distilled(pipeline, name)
-    unknown = set(config.added_time_ids) - set(met)
+    unknown = set(told_numbers(pipeline.unet)) - set(met)
     if unknown:
         raise ValueError(f"{name!r} wants `{sorted(unknown)[0]}` of every clip, which training clips do not have.")
 
@@ -194,7 +211,7 @@ def refuse_distilled(pipeline: DiffusionPipeline, name: str) -> None:
     Raises:
         ValueError: If guidance is built into it.
     """
-    if pipeline.unet.config.time_cond_proj_dim is not None:
+    if pipeline.unet.config.get("time_cond_proj_dim") is not None:
         raise ValueError(
             f"`pretrained_model_name_or_path` must not be distilled, but {name!r} has guidance built in"
             " (`time_cond_proj_dim`), which this loss would undo. Train the model it was distilled from."
@@ -234,16 +251,18 @@ def set_noise_schedule(pipeline: DiffusionPipeline, config: DenoiserConfig) -> N
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, **changes)
 
 
-def training_scheduler(pipeline: TextToVideoPipeline) -> DDPMScheduler:
+def training_scheduler(pipeline: DiffusionPipeline) -> DDPMScheduler | VDMScheduler:
     """
     The noise schedule of a pipeline, in the form that training wants.
 
     Args:
-        pipeline ([`TextToVideoPipeline`]): Its scheduler says betas and prediction type.
+        pipeline (`DiffusionPipeline`): Its scheduler says betas and prediction type.
 
     Returns:
-        `DDPMScheduler`: With `add_noise` and `get_velocity`.
+        `DDPMScheduler`: With `add_noise` and `get_velocity`. A schedule in continuous time stays as it is.
     """
+    if is_continuous(pipeline.scheduler):
+        return pipeline.scheduler
     return DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
 
 

@@ -11,9 +11,53 @@ from diffusers.training_utils import compute_snr
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from diffusers_video.schedulers.log_snr import denoiser_timestep, is_continuous
 
+
+LOSS_TYPES = ("l2", "l1")
 NOISE_OFFSETS = ("frame", "clip")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+def draw_noise_levels(
+    scheduler: SchedulerMixin, batch_size: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """
+    Draw one noise level per video, as its scheduler counts them.
+
+    Args:
+        scheduler (`SchedulerMixin`): The noise schedule. In continuous time the times are uniform.
+        batch_size (`int`): Number of videos.
+        generator (`torch.Generator`): Source of randomness, on the CPU.
+        weights (`torch.Tensor` of shape `(num_train_timesteps,)`, *optional*): See [`draw_timesteps`]; for a schedule
+            with training timesteps.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: int64 timesteps, or float32 log-SNRs.
+
+    Source:
+        VDM (arXiv:2204.03458), Section 2: t is uniform in [0, 1].
+    """
+    if is_continuous(scheduler):
+        return scheduler.log_snr(torch.rand(batch_size, generator=generator))
+    return draw_timesteps(batch_size, scheduler.config.num_train_timesteps, generator, weights)
+
+
+def spread_noise_levels(scheduler: SchedulerMixin, number: int) -> Tensor:
+    """
+    Noise levels at the middles of equal parts of a schedule.
+
+    Args:
+        scheduler (`SchedulerMixin`): The noise schedule.
+        number (`int`): How many.
+
+    Returns:
+        `torch.Tensor` of shape `(number,)`: int64 timesteps, or float32 log-SNRs; the noise grows.
+    """
+    middles = (torch.arange(number) + 0.5) / number
+    if is_continuous(scheduler):
+        return scheduler.log_snr(middles)
+    return (middles * scheduler.config.num_train_timesteps).long()
 
 
 def draw_timesteps(
@@ -175,7 +219,7 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) 
     "sample": min(SNR, gamma); "epsilon": min(SNR, gamma) / SNR; "v_prediction": min(SNR, gamma) / (SNR + 1).
 
     Args:
-        scheduler (`SchedulerMixin`): With `alphas_cumprod` and `prediction_type`.
+        scheduler (`SchedulerMixin`): With `prediction_type`, and `alphas_cumprod` unless its levels are log-SNRs.
         timesteps (`torch.Tensor` of shape `(batch_size,)`): Noise levels.
         gamma (`float`): Above 0; 5 in the paper.
 
@@ -185,7 +229,7 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) 
     Source:
         Min-SNR (arXiv:2303.09556), Section 3.4.
     """
-    snr = compute_snr(scheduler, timesteps)
+    snr = timesteps.exp() if is_continuous(scheduler) else compute_snr(scheduler, timesteps)
     clipped = snr.clamp(max=gamma)
     prediction_type = scheduler.config.prediction_type
     if prediction_type == "sample":
@@ -203,9 +247,11 @@ def denoising_loss(
     timesteps: Tensor,
     snr_gamma: float | None = None,
     perturbation: Tensor | None = None,
+    loss_type: str = "l2",
+    context_noise: Tensor | None = None,
 ) -> Tensor:
     """
-    Squared error of the denoiser, averaged over videos.
+    Squared (or absolute) error of the denoiser, averaged over videos.
 
     L = mean_b w(t_b) mean | f(sqrt(abar_t) z + sqrt(1 - abar_t) noise; c, t) - target |^2
 
@@ -219,12 +265,16 @@ def denoising_loss(
         snr_gamma (`float`, *optional*): gamma of [`min_snr_weights`]; otherwise all weights are 1.
         perturbation (`torch.Tensor` of the same shape, *optional*): Added to the noise that the model sees, but not
             to the target (input perturbation, arXiv:2301.11706, Algorithm 1).
+        loss_type (`str`, *optional*, defaults to `"l2"`): `"l2"` or `"l1"`, LVDM's.
+        context_noise (`torch.Tensor` of the same shape, *optional*): Noise in the given frames of `conditions`, where
+            these take the places of noisy ones: their targets are made of it. Frames that are given without noise do
+            not count.
 
     Returns:
         `torch.Tensor`: Scalar, float32.
 
     Source:
-        VideoLDM (arXiv:2304.08818), Eqs. 1 and 2.
+        VideoLDM (arXiv:2304.08818), Eqs. 1 and 2; given frames: LVDM (arXiv:2211.13221), Section 3.3, and its code.
     """
     latents, noise = latents.float(), noise.float()
     noisy = scheduler.add_noise(latents, noise if perturbation is None else noise + perturbation, timesteps)
@@ -232,12 +282,28 @@ def denoising_loss(
         # PyTorch 2.13's group norm on the CPU crashes in a backward that wants gradients of its weights alone, as the
         # first temporal layer behind frozen ones does: its input must want one as well.
         noisy.requires_grad_()
-    prediction = model(noisy, timesteps, **conditions, return_dict=False)[0]
+    unet_config = getattr(getattr(model, "module", model), "config", {})  # a model on several processes is wrapped
+    told = denoiser_timestep(unet_config, scheduler, timesteps)
+    prediction = model(noisy, told, **conditions, return_dict=False)[0]
     target = prediction_target(scheduler, latents, noise, timesteps)
-    errors = (prediction.float() - target).square().flatten(1).mean(dim=1)
+    counted = None
+    if context_noise is not None:
+        is_given, levels = conditions["frame_mask"], conditions.get("noise_level", torch.zeros_like(timesteps))
+        told = prediction_target(scheduler, latents, context_noise.float(), levels)
+        target = torch.where(is_given[:, None, :, None, None], told, target)
+        counted = ~(is_given & (levels == 0)[:, None])
+    difference = prediction.float() - target
+    errors = _mean_over_frames(difference.abs() if loss_type == "l1" else difference.square(), counted)
     if snr_gamma is not None:
         errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma)
     return errors.mean()
+
+
+def _mean_over_frames(errors: Tensor, counted: Tensor | None) -> Tensor:
+    if counted is None:
+        return errors.flatten(1).mean(dim=1)
+    of_frames = errors.mean(dim=(1, 3, 4)) * counted
+    return of_frames.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 def _replace_rows(values: Tensor, row: Tensor, mask: Tensor) -> Tensor:

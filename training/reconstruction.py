@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffusers_video.layers.layout import images_to_videos, videos_to_images
 from diffusers_video.metrics.consistency import flicker
 from diffusers_video.metrics.frames import psnr
+from diffusers_video.pipelines.latents import is_video_autoencoder
 
 
 class FrameAutoencoder(nn.Module):
@@ -111,12 +112,12 @@ def heldout_reconstruction(
 
 
 @torch.no_grad()
-def measure_scaling_factor(vae: AutoencoderKL, clips: Sequence[dict[str, Any]]) -> float:
+def measure_scaling_factor(vae: nn.Module, clips: Sequence[dict[str, Any]]) -> float:
     """
     Find the factor that gives latents unit variance.
 
     Args:
-        vae (`AutoencoderKL`): The autoencoder.
+        vae (`torch.nn.Module`): An autoencoder of images or of clips, with a posterior.
         clips (`Sequence[dict[str, Any]]`): With `pixel_values` `(channels, num_frames, height, width)`.
 
     Returns:
@@ -128,7 +129,8 @@ def measure_scaling_factor(vae: AutoencoderKL, clips: Sequence[dict[str, Any]]) 
     generator = torch.Generator().manual_seed(0)
     parts = []
     for clip in clips:
-        images = videos_to_images(clip["pixel_values"][None]).to(vae.device, vae.dtype)
+        videos = clip["pixel_values"][None].to(vae.device, vae.dtype)
+        images = videos if is_video_autoencoder(vae) else videos_to_images(videos)
         parts.append(vae.encode(images).latent_dist.sample(generator).float().flatten())
     return 1 / torch.cat(parts).std().item()
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import DistributedType
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from torch import nn
@@ -72,8 +72,9 @@ def draw_video(
     bucket = Bucket.parse(size)
     sizes = {"num_frames": bucket.num_frames, "height": bucket.height, "width": bucket.width}
     taken = inspect.signature(pipeline.__call__).parameters  # others follow from the given frames
+    texts = {"prompt": prompt} if "prompt" in taken else {}
     return pipeline(
-        prompt=prompt,
+        **texts,
         **{name: number for name, number in sizes.items() if name in taken},
         **(given or {}),
         num_inference_steps=config.num_validation_inference_steps,
@@ -109,9 +110,7 @@ def save_samples(
     return paths
 
 
-def gather_unet(
-    accelerator: Accelerator, model: nn.Module, detached: Mapping[str, nn.Module]
-) -> UNetVideoConditionModel:
+def gather_unet(accelerator: Accelerator, model: nn.Module, detached: Mapping[str, nn.Module]) -> ModelMixin:
     """
     Bring a trained denoiser together on the CPU; every process calls it.
 
@@ -121,14 +120,14 @@ def gather_unet(
         detached (`Mapping[str, torch.nn.Module]`): Its temporal layers, if they were taken out.
 
     Returns:
-        [`UNetVideoConditionModel`] in evaluation mode.
+        `ModelMixin`: In evaluation mode.
     """
     unwrapped = accelerator.unwrap_model(model)
     if not is_sharded(accelerator):
         attach_temporal_layers(unwrapped, detached)
         return unwrapped.to("cpu").eval()
     weights = accelerator.get_state_dict(model)
-    whole = UNetVideoConditionModel.from_config(unwrapped.config)
+    whole = type(unwrapped).from_config(unwrapped.config)
     if accelerator.is_main_process:
         for name, layer in detached.items():
             weights |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
@@ -223,10 +222,10 @@ def _describe(config: DenoiserConfig, results: dict[str, float]) -> str:
         "spatial": "its spatial layers, on single frames",
     }[config.train]
     numbers = ", ".join(f"{name} {value:.6g}" for name, value in results.items())
-    return (
-        f"A video diffusion model. Of the model it was made from, {trained} were trained by the `diffusers_video`"
-        f" scripts{f' ({numbers})' if numbers else ''}."
-    )
+    scripts = f"by the `diffusers_video` scripts{f' ({numbers})' if numbers else ''}."
+    if config.pretrained_model_name_or_path is None:
+        return f"A video diffusion model. Its denoiser was trained from scratch {scripts}"
+    return f"A video diffusion model. Of the model it was made from, {trained} were trained {scripts}"
 
 
 def move_into(target: Path, scratch: Path, last: str) -> None:

@@ -1,8 +1,9 @@
-"""Train an image autoencoder on frames: a new `AutoencoderKL`, one to go on with, or the decoder of one.
+"""Train an autoencoder: of frames (`AutoencoderKL`), or of clips (`AutoencoderKL3D`, `AutoencoderTriplane`).
 
     accelerate launch training/train_autoencoder.py --model_config_name_or_path vae.json --train_data_dir CLIPS \
         --resolution 256 --output_dir OUT --max_train_steps 10000
 
+A new one, one to go on with, or the decoder of one; those of clips also against discriminators (`--disc_weight`).
 `--help` lists the settings; a YAML file with them may come first, and flags overrule it.
 """
 
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,22 +21,31 @@ from diffusers_video.layers.layout import videos_to_images
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
 from diffusers_video.training.autoencoders import (
     check_whole,
-    find_autoencoder,
+    freeze_encoder,
+    is_of_clips,
+    load_autoencoder,
     load_frames,
     log_results,
     save_autoencoder,
     spread,
 )
 from diffusers_video.training.base_config import parse_config
-from diffusers_video.training.loop import count_updates, fit
+from diffusers_video.training.checkpoints import fingerprint_weights
+from diffusers_video.training.clip_autoencoder import (
+    build_clip_autoencoder,
+    describe_opponents,
+    reconstruct_held_out,
+)
+from diffusers_video.training.clip_autoencoder_loss import ClipAutoencoderLoss
+from diffusers_video.training.loop import LossFunction, count_updates, fit
 from diffusers_video.training.models import count_parameters
+from diffusers_video.training.perceptual import PerceptualDistance
 from diffusers_video.training.reconstruction import (
     FrameAutoencoder,
     heldout_reconstruction,
     measure_scaling_factor,
     reconstruct_frames,
     reconstruction_loss,
-    zero_init_residuals,
 )
 from diffusers_video.training.run_start import describe_run, finish_setup, run_identity, start_run
 from diffusers_video.training.training_data import build_clip_loader
@@ -59,49 +68,61 @@ def main(config: AutoencoderConfig) -> None:
     dataset, heldout = load_frames(config, vae)
     if config.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
-    model = FrameAutoencoder(vae)
+    model = build_clip_autoencoder(config, vae, accelerator) if is_of_clips(vae) else FrameAutoencoder(vae)
     identity = run_identity(config, model, dataset, num_processes)
+    loss_fn = choose_loss(accelerator, vae, config, identity)
     if config.train == "decoder":
-        vae.requires_grad_(False).decoder.requires_grad_(True)
+        freeze_encoder(vae)
     loader = build_clip_loader(dataset, config, num_processes, accelerator.process_index)
     what = {"all": "an autoencoder", "decoder": "a decoder"}[config.train]
+    num_updates = count_updates(config, loader)
     for line in [
-        *describe_run(config, what, count_updates(config, loader), num_processes, dataset),
+        *describe_run(config, what, num_updates, num_processes, dataset),
         "vae: {:,} parameters train, {:,} are frozen".format(*count_parameters(vae)),
     ]:
         logger.info(line)
+    if config.disc_weight and num_updates <= config.disc_start:
+        logger.warning(
+            f"The run ends after {num_updates} updates, before the adversarial losses set in (`disc_start`="
+            f"{config.disc_start}): nothing is trained against the discriminators."
+        )
     clips = [] if heldout is None else spread(heldout, config.num_heldout_clips)
     finish_setup(accelerator, config)
-    loss_fn = partial(autoencoder_loss, config, accelerator.device)
-    validation = partial(validate, accelerator, clips)
-    model = fit(accelerator, model, loader, loss_fn, config, identity=identity, validate=validation)
+    model = fit(
+        accelerator,
+        model,
+        loader,
+        loss_fn,
+        config,
+        identity=identity,
+        validate=partial(validate, accelerator, clips),
+        opponent=describe_opponents(model, config),
+    )
     finish(accelerator, model, dataset, config)
 
 
-def load_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+def choose_loss(
+    accelerator: Accelerator, vae: nn.Module, config: AutoencoderConfig, identity: dict[str, Any]
+) -> LossFunction:
     """
-    Load the autoencoder to train, or make a new one.
+    Choose what an autoencoder trains on.
 
     Args:
-        config ([`AutoencoderConfig`]): Settings.
+        accelerator (`Accelerator`): Where training runs.
+        vae (`torch.nn.Module`): The autoencoder.
+        config ([`AutoencoderConfig`]): Weights of the parts.
+        identity (`dict[str, Any]`): Of the run; a perceptual network enters by its weights.
 
     Returns:
-        `AutoencoderKL`: In float32.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the configuration is of another class.
+        `Callable`: See [`fit`].
     """
-    name = config.pretrained_model_name_or_path or config.model_config_name_or_path
-    settings, source = find_autoencoder(name, config.revision)
-    if settings.get("_class_name", AutoencoderKL.__name__) != AutoencoderKL.__name__:
-        raise ValueError(f"{name!r} must describe an `AutoencoderKL`, but describes a `{settings['_class_name']}`.")
-    if config.pretrained_model_name_or_path is not None:
-        return AutoencoderKL.from_pretrained(name, **source)
-    vae = AutoencoderKL.from_config(settings)
-    if config.zero_init_residuals:
-        zero_init_residuals(vae)
-    return vae
+    if not is_of_clips(vae):
+        return partial(autoencoder_loss, config, accelerator.device)
+    distance = None
+    if config.perceptual_model is not None:
+        distance = PerceptualDistance.from_pretrained(config.perceptual_model).to(accelerator.device)
+        identity["perceptual_model"] = f"weights {fingerprint_weights(distance)}"
+    return ClipAutoencoderLoss(config, accelerator.device, vae, distance)
 
 
 def autoencoder_loss(
@@ -112,7 +133,7 @@ def autoencoder_loss(
     generator: torch.Generator,
 ) -> Tensor:
     """
-    Compute the loss that is trained on: of the reconstruction, and of the latents' distance from a normal one.
+    Compute the loss of an autoencoder of frames: the reconstruction's, and the latents' distance from a normal one.
 
     Args:
         config ([`AutoencoderConfig`]): Weights of both.
@@ -140,14 +161,15 @@ def validate(accelerator: Accelerator, clips: list[dict[str, Any]], model: nn.Mo
     Args:
         accelerator (`Accelerator`): Where training runs.
         clips (`list[dict[str, Any]]`): Held-out clips; with none nothing is measured.
-        model (`torch.nn.Module`): The prepared [`FrameAutoencoder`].
+        model (`torch.nn.Module`): The prepared [`FrameAutoencoder`] or [`ClipAutoencoder`].
         step (`int`): Updates done.
 
     Returns:
         `dict[str, float]`: See [`heldout_reconstruction`]; the loss is the mean absolute error.
     """
     loss_fn = partial(reconstruction_loss, kind="l1")
-    return heldout_reconstruction(partial(reconstruct_frames, model), loss_fn, clips, accelerator.device)
+    reconstruct = reconstruct_held_out if is_of_clips(accelerator.unwrap_model(model).vae) else reconstruct_frames
+    return heldout_reconstruction(partial(reconstruct, model), loss_fn, clips, accelerator.device)
 
 
 def finish(accelerator: Accelerator, model: nn.Module, dataset: Dataset, config: AutoencoderConfig) -> None:
@@ -162,12 +184,12 @@ def finish(accelerator: Accelerator, model: nn.Module, dataset: Dataset, config:
     """
     if accelerator.is_main_process:
         vae = model.vae.to("cpu").eval()
-        if config.train == "all":
+        if config.train == "all" and "scaling_factor" in vae.config:
             frames = len(dataset[0]["pixel_values"][0])
             clips = spread(dataset, -(-config.num_scaling_images // frames))
             vae.register_to_config(scaling_factor=measure_scaling_factor(vae, clips))
         save_autoencoder(vae, config)
-        logger.info(f"Scaling factor {vae.config.scaling_factor:.4f}")
+        logger.info(f"Scaling factor {vae.scaling_factor if is_of_clips(vae) else vae.config.scaling_factor:.4f}")
         log_results(config)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -26,7 +26,8 @@ class FrameCondition:
         frames (`PIL.Image.Image`, `list`, `np.ndarray` or `torch.Tensor`): One image or video, or one for each video
             of a batch, in any form that pipelines take: uint8, or float in [0, 1]. With `is_latent` a tensor of shape
             `(batch_size, c, num_given, h, w)`, times the `scaling_factor` of the autoencoder.
-        indices (`int` or `Sequence[int]`): Place of each frame in the clip, at least 0.
+        indices (`int` or `Sequence[int]`): Place of each frame in the clip, at least 0; with `is_latent` its place
+            among the latents, which are fewer where an autoencoder compresses time.
         strength (`float`, *optional*, defaults to 1.0): Part of the sampling run, from its noisy end on, over which
             the frames are in force, in (0, 1]. With 1 they come out exactly as given; with less the model finishes
             them.

@@ -1,8 +1,8 @@
-"""Guidance by given frames: through one more evaluation of the denoiser, or through the gradient of any denoiser."""
+"""Guidance by one more evaluation of the denoiser, and what an output of a denoiser says of the sample."""
 
 # Shapes: B videos, C channels, F frames, H height, W width, of latents.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from diffusers import SchedulerMixin
@@ -65,12 +65,15 @@ def signal_and_noise(scheduler: SchedulerMixin, timestep: Tensor) -> tuple[float
     Parts of sample and noise in what a denoiser sees at a timestep, after `scheduler.scale_model_input`.
 
     Args:
-        scheduler (`SchedulerMixin`): With `alphas_cumprod`.
-        timestep (`torch.Tensor`): One number in [0, num_train_timesteps); between integers it is interpolated.
+        scheduler (`SchedulerMixin`): With `alphas_cumprod`, or with a `signal_and_noise` of its own.
+        timestep (`torch.Tensor`): One number in [0, num_train_timesteps); between integers it is interpolated. With a
+            [`VDMScheduler`] it is a log-SNR.
 
     Returns:
         `tuple[float, float]`: sqrt(abar_t) and sqrt(1 - abar_t).
     """
+    if hasattr(scheduler, "signal_and_noise"):
+        return tuple(float(part) for part in scheduler.signal_and_noise(torch.as_tensor(timestep)))
     alphas = scheduler.alphas_cumprod.double()
     place = float(timestep)
     low = min(int(place), len(alphas) - 1)
@@ -124,43 +127,3 @@ def sample_to_output(sample: Tensor, noisy: Tensor, prediction_type: str, signal
     if prediction_type == "v_prediction":
         return (signal * noisy - sample) / noise
     return (noisy - signal * sample) / noise
-
-
-def guide_reconstruction(
-    denoise: Callable[[Tensor], Tensor],
-    noisy: Tensor,
-    given: Tensor,
-    frame_mask: Tensor,
-    *,
-    signal: float,
-    scale: float,
-) -> Tensor:
-    """
-    Move a denoised estimate to where the given frames are reconstructed better.
-
-    x~_b = x^_b - (w alpha / 2) d/dz_b || x_a - x^_a(z) ||^2, for given frames a and wanted frames b. The squares are
-    summed over all numbers of x_a, and the gradient goes through the denoiser.
-
-    Args:
-        denoise (`Callable`): Denoised estimate x^ of z, differentiable.
-        noisy (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): z, whose given frames are
-            the given ones with noise.
-        given (`torch.Tensor` of the same shape): x_a at its places; other places are ignored.
-        frame_mask (`torch.Tensor` of shape `(num_frames,)` and type `torch.bool`): `True` for given frames.
-        signal (`float`): alpha.
-        scale (`float`): w, at least 0; with 0 the estimate is left as it is.
-
-    Returns:
-        `torch.Tensor` of the shape of `noisy`: x~, equal to x^ in the given frames.
-
-    Source:
-        VDM (arXiv:2204.03458), Eq. 7.
-    """
-    with torch.enable_grad():
-        noisy = noisy.detach().requires_grad_()
-        estimate = denoise(noisy)
-        errors = (given - estimate)[:, :, frame_mask]
-        errors = errors.to(torch.promote_types(errors.dtype, torch.float32)).square().sum()
-        (gradient,) = torch.autograd.grad(errors, noisy)
-    wanted = ~frame_mask[:, None, None]
-    return torch.where(wanted, estimate - 0.5 * scale * signal * gradient, estimate).detach()

@@ -6,7 +6,6 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from diffusers_video.conditioning.guidance import (
     chain_guidance,
-    guide_reconstruction,
     output_to_sample,
     sample_to_output,
     signal_and_noise,
@@ -44,19 +43,3 @@ def test_what_a_denoiser_sees_has_these_parts_in_every_schedulers_scale() -> Non
         signal, noise_part = signal_and_noise(scheduler, timestep)
         torch.testing.assert_close(seen, signal * clean + noise_part * noise, atol=2e-3, rtol=0)
         scheduler.step(noise, timestep, noisy)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_reconstruction_guidance_of_a_linear_denoiser_has_a_closed_form(scale: float) -> None:
-    matrix = torch.randn(4, 4, dtype=torch.float64)  # x^ = A z over frames
-    noisy, given = torch.randn(2, 2, 3, 4, 2, 2, dtype=torch.float64)
-    mask = torch.tensor([True, False, True, False])
-    estimate = torch.einsum("ij,bcjhw->bcihw", matrix, noisy)
-    errors = (given - estimate)[:, :, mask]
-    got = guide_reconstruction(
-        lambda z: torch.einsum("ij,bcjhw->bcihw", matrix, z), noisy, given, mask, signal=0.7, scale=scale
-    )
-    want = estimate.clone()
-    want[:, :, ~mask] += scale * 0.7 * torch.einsum("aj,ncahw->ncjhw", matrix[mask][:, ~mask], errors)
-    torch.testing.assert_close(got, want)
-    assert not got.requires_grad

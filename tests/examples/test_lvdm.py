@@ -1,0 +1,60 @@
+"""The experiment of LVDM on `shapes`: its settings hold, its models fit each other, and drift is measured."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from diffusers_video import AutoencoderKL3D, UNetSpaceTimeModel
+from diffusers_video.training.autoencoder_config import AutoencoderConfig
+from diffusers_video.training.base_config import parse_config
+from diffusers_video.training.unconditional import load_unconditional
+from diffusers_video.training.unconditional_config import UnconditionalConfig
+
+from ..tiny_unconditional import tiny_unconditional
+
+
+FOLDER = Path(__file__).parents[2] / "examples" / "lvdm"
+
+
+def load_drift() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lvdm_drift", FOLDER / "drift.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_settings_of_the_autoencoder_hold() -> None:
+    files = [str(FOLDER / name) for name in ("autoencoder.yaml", "autoencoder.json")]
+    config = parse_config(
+        AutoencoderConfig, [files[0], "--model_config_name_or_path", files[1], "--output_dir", "out"]
+    )
+    vae = AutoencoderKL3D.from_config(json.loads(Path(files[1]).read_text()))
+    assert vae.latents_shape(config.num_frames, config.resolution, config.resolution) == (8, 8, 4, 4)
+
+
+@pytest.mark.parametrize(("name", "length"), [("denoiser", 8), ("prediction", 4), ("interpolation", 5)])
+def test_settings_of_the_denoisers_hold_and_fit_the_autoencoder(name: str, length: int, tmp_path: Path) -> None:
+    AutoencoderKL3D.from_config(json.loads((FOLDER / "autoencoder.json").read_text())).save_pretrained(tmp_path)
+    flags = ["--model_config_name_or_path", str(FOLDER / "unet.json"), "--output_dir", "out"]
+    flags += ["--pretrained_vae_name_or_path", str(tmp_path)]
+    config = parse_config(UnconditionalConfig, [str(FOLDER / f"{name}.yaml"), *flags])
+
+    class Clips(list):
+        buckets = config.bucket_names()
+
+    pipeline = load_unconditional(config, Clips([{"fps": config.fps}]))
+    assert isinstance(pipeline.unet, UNetSpaceTimeModel)
+    drawn = pipeline.config
+    assert pipeline.vae.latents_shape(drawn.num_frames, drawn.height, drawn.width) == (8, length, 4, 4)
+    assert pipeline.unet.config.use_frame_mask == (name != "denoiser")
+    assert pipeline.unet.config.num_noise_levels == (None if name == "denoiser" else 250)
+
+
+def test_drift_is_measured_at_every_step(tmp_path: Path) -> None:
+    tiny_unconditional("video", use_frame_mask=True, num_noise_levels=11, max_noise_level=10).save_pretrained(tmp_path)
+    options = {"num_inference_steps": 1, "noise_level": 5, "context_guidance_scale": 1.0}
+    distances = load_drift().main(tmp_path, num_videos=3, num_steps=2, seed=0, **options)
+    assert len(distances) == 3 and all(distance > 0 for distance in distances)

@@ -177,8 +177,20 @@ def wait_for(is_reached: Callable[[], bool], process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize(("script_status", "status"), [(130, 130), (0, 0)], ids=["stopped", "was done anyway"])
+@pytest.mark.parametrize(
+    ("number", "script_status", "status"),
+    [
+        pytest.param(number, status, status, id=f"{number.name}-{status}", marks=[] if is_fast else pytest.mark.slow)
+        for number, status, is_fast in [
+            (signal.SIGINT, 130, True),
+            (signal.SIGTERM, 0, True),
+            (signal.SIGHUP, 130, True),
+            (signal.SIGINT, 0, False),
+            (signal.SIGTERM, 130, False),
+            (signal.SIGHUP, 0, False),
+        ]
+    ],
+)
 def test_a_signal_lets_the_script_save_before_anything_ends(
     number: signal.Signals, script_status: int, status: int, tmp_path: Path
 ) -> None:

@@ -1,4 +1,8 @@
-"""Make the tokenizer of the `shapes` model, and train its text encoder to tell what a caption says."""
+"""Train the text encoder of the `shapes` model to tell what a caption says.
+
+Its tokenizer lies beside this script: the library that made it numbers some pieces by chance, and every later weight
+follows from these numbers.
+"""
 
 import logging
 from argparse import ArgumentParser
@@ -6,12 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffusers_video.data.shapes import COLOURS, MOTIONS, SHAPES, ShapesDataset
 from diffusers_video.pipelines.byte_tokenizer import build_byte_tokenizer
 
 
+TOKENIZER = Path(__file__).parent / "tokenizer"
 MAX_TOKENS, WIDTH, VOCABULARY = 32, 64, 640
 ATTRIBUTES = {"shape": list(SHAPES), "colour": list(COLOURS), "motion": list(MOTIONS)}
 
@@ -27,10 +32,15 @@ def read_captions(num_captions: int, seed: int) -> tuple[list[str], Tensor]:
     return [scene.caption for scene in scenes], torch.tensor(rows)
 
 
-def main(folder: Path, steps: int, batch_size: int = 128, learning_rate: float = 2e-3) -> None:
+def main(
+    folder: Path, steps: int, has_new_tokenizer: bool = False, batch_size: int = 128, learning_rate: float = 2e-3
+) -> None:
     torch.manual_seed(0)
     texts, labels = read_captions(20_000, seed=0)
-    tokenizer = build_byte_tokenizer(MAX_TOKENS).train_new_from_iterator(texts, VOCABULARY)
+    if has_new_tokenizer:
+        tokenizer = build_byte_tokenizer(MAX_TOKENS).train_new_from_iterator(texts, VOCABULARY)
+    else:
+        tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     encoder = CLIPTextModel(
@@ -70,9 +80,10 @@ def main(folder: Path, steps: int, batch_size: int = 128, learning_rate: float =
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--max_train_steps", type=int, default=600)
+    parser.add_argument("--new_tokenizer", action="store_true", help="Make it anew instead of taking the one here")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = parser.parse_args()
-    main(options.output_dir, options.max_train_steps)
+    main(options.output_dir, options.max_train_steps, options.new_tokenizer)

@@ -60,7 +60,7 @@ def test_no_file_names_a_folder_of_the_machine_it_was_trained_on() -> None:
             assert not re.search(r"(?<![\w.])/(work|home|root|tmp|mnt)/", path.read_text(encoding="utf-8")), path
 
 
-@pytest.mark.parametrize("colour", ["red", "blue"])
+@pytest.mark.parametrize("colour", ["red", pytest.param("blue", marks=pytest.mark.slow)])
 def test_a_clip_shows_one_object_of_the_colour_and_shape_that_were_asked_for(
     pipeline: TextToVideoPipeline, colour: str
 ) -> None:

@@ -3,17 +3,17 @@
 # Shapes: B videos, C channels, F frames, H height, W width; N = B * F images.
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from diffusers_video.layers.layout import videos_to_images
 from diffusers_video.models.autoencoder_triplane import AutoencoderTriplane
-from diffusers_video.models.discriminators import PatchFeatureDiscriminator, PatchJudgement
+from diffusers_video.models.discriminators import PatchFeatureDiscriminator
 from diffusers_video.models.inflation import ChannelsLastMixin
+from diffusers_video.training.adversarial import Judged, idle_loss, judge_frozen
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
 from diffusers_video.training.frame_and_clip_judges import pick_frames
 
@@ -57,28 +57,6 @@ def judging_of(vae: nn.Module) -> Judging:
     return PVDM_JUDGING if isinstance(vae, AutoencoderTriplane) else LVDM_JUDGING
 
 
-class JudgedClips(NamedTuple):
-    """
-    Reconstructions, and what the discriminators say.
-
-    Args:
-        reconstructions (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): Clips.
-        divergence (`torch.Tensor` of shape `(batch_size,)`, *optional*): KL divergence of each posterior from a
-            standard normal distribution, summed over its latents, where there is a posterior.
-        to_fool (`list[PatchJudgement]`, *optional*): Judgement of them, with gradients for the autoencoder alone.
-        of_made (`list[PatchJudgement]`, *optional*): The same numbers, with gradients for the discriminators alone.
-        of_real (`list[PatchJudgement]`, *optional*): Judgement of the originals, likewise.
-        idle (`torch.Tensor`, *optional*): Scalar 0 that depends on the discriminators, which judged nothing.
-    """
-
-    reconstructions: Tensor
-    divergence: Tensor | None = None
-    to_fool: list[PatchJudgement] | None = None
-    of_made: list[PatchJudgement] | None = None
-    of_real: list[PatchJudgement] | None = None
-    idle: Tensor | None = None
-
-
 class ClipAutoencoder(ChannelsLastMixin, nn.Module):
     """
     An autoencoder of clips and its discriminators in one call, which is what distributed training wraps.
@@ -99,7 +77,7 @@ class ClipAutoencoder(ChannelsLastMixin, nn.Module):
         generator: torch.Generator | None = None,
         frame_indices: Tensor | None = None,
         is_judged: bool = True,
-    ) -> JudgedClips:
+    ) -> Judged:
         """
         Reconstruct clips and judge them.
 
@@ -113,20 +91,19 @@ class ClipAutoencoder(ChannelsLastMixin, nn.Module):
                 training asks for gradients of all parameters in every update; while they do not, those are 0.
 
         Returns:
-            [`JudgedClips`]
+            [`Judged`]
         """
         reconstructions, divergence = reconstruct(self.vae, videos, generator)
         if not self.judges or generator is None:
-            return JudgedClips(reconstructions, divergence)
+            return Judged(reconstructions, divergence=divergence)
         if not is_judged:
-            idle = 0 * sum(weight.sum() for weight in self.judges.parameters())
-            return JudgedClips(reconstructions, divergence, idle=idle)
+            return Judged(reconstructions, divergence=divergence, idle=idle_loss(self.judges))
         made = [_part_for(judge, reconstructions, frame_indices) for judge in self.judges]
         real = [_part_for(judge, videos, frame_indices) for judge in self.judges]
-        to_fool = [_judge_frozen(judge, part) for judge, part in zip(self.judges, made, strict=True)]
+        to_fool = [judge_frozen(judge, part) for judge, part in zip(self.judges, made, strict=True)]
         of_made = [judge(part.detach()) for judge, part in zip(self.judges, made, strict=True)]
         of_real = [judge(part) for judge, part in zip(self.judges, real, strict=True)]
-        return JudgedClips(reconstructions, divergence, to_fool, of_made, of_real)
+        return Judged(reconstructions, to_fool, of_made, of_real, divergence=divergence)
 
 
 def reconstruct(vae: nn.Module, videos: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
@@ -140,7 +117,7 @@ def reconstruct(vae: nn.Module, videos: Tensor, generator: torch.Generator | Non
             it the mode is decoded.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor | None]`: Reconstructions, and the divergence as in [`JudgedClips`].
+        `tuple[torch.Tensor, torch.Tensor | None]`: Reconstructions, and the divergence as in [`Judged`].
     """
     if isinstance(vae, AutoencoderTriplane):
         return vae(videos).sample, None
@@ -206,31 +183,5 @@ def build_clip_autoencoder(config: AutoencoderConfig, vae: nn.Module, accelerato
     return model
 
 
-def describe_opponents(model: nn.Module, config: AutoencoderConfig) -> dict[str, Any] | None:
-    """
-    Say how the discriminators train.
-
-    Args:
-        model (`torch.nn.Module`): A [`ClipAutoencoder`], or a model without discriminators.
-        config ([`AutoencoderConfig`]): Their learning rate.
-
-    Returns:
-        `dict[str, Any]`, *optional*: See [`fit`]; nothing without a discriminator.
-
-    Source:
-        Adam with betas 0.5 and 0.9, as in the codes of LVDM (arXiv:2211.13221) and PVDM (arXiv:2302.07685).
-    """
-    judges = list(getattr(model, "judges", ()))
-    if not judges:
-        return None
-    opponent = {"params": [weight for judge in judges for weight in judge.parameters()], "betas": (0.5, 0.9)}
-    return opponent if config.disc_learning_rate is None else {**opponent, "lr": config.disc_learning_rate}
-
-
 def _part_for(judge: PatchFeatureDiscriminator, videos: Tensor, frame_indices: Tensor | None) -> Tensor:
     return videos if judge.config.num_dims == 3 else see_frames(videos, frame_indices)
-
-
-def _judge_frozen(judge: PatchFeatureDiscriminator, part: Tensor) -> PatchJudgement:
-    frozen = {name: parameter.detach() for name, parameter in judge.named_parameters()}
-    return functional_call(judge, frozen, (part,))

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_video.training.adversarial import adaptive_weight
+from diffusers_video.training.adversarial import Judged
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
-from diffusers_video.training.clip_autoencoder import JudgedClips, judging_of, see_frames
-from diffusers_video.training.frame_and_clip_judges import fooling_loss, judging_loss
+from diffusers_video.training.clip_autoencoder import judging_of, see_frames
+from diffusers_video.training.frame_and_clip_judges import add_adversarial
 from diffusers_video.training.perceptual import PerceptualDistance
 from diffusers_video.training.reconstruction import reconstruction_loss
 
@@ -52,24 +52,21 @@ class ClipAutoencoderLoss:
             `discriminator_loss` for those.
         """
         videos = batch["pixel_values"].to(self.device)
-        frame_indices = None
-        if judging_of(self.vae).is_one_frame:
+        judging, frame_indices = judging_of(self.vae), None
+        if judging.is_one_frame:
             frame_indices = torch.randint(videos.shape[2], (len(videos),), generator=generator).to(self.device)
         judged = model(videos, generator, frame_indices, batch["step"] >= self.config.disc_start)
         loss = self.of_reconstruction(judged, videos, frame_indices)
-        if judged.idle is not None:
-            return {"loss": loss, "discriminator_loss": judged.idle}
-        if judged.to_fool is None:
-            return {"loss": loss}
-        loss = loss + self._of_fooling(judged, loss)
-        return {"loss": loss, "discriminator_loss": judging_loss(judged.of_made, judged.of_real)}
+        layer = self.vae.decoder.conv_out.weight if judging.is_balanced else None
+        weight, feature_weight = self.config.disc_weight, judging.feature_weight
+        return add_adversarial(loss, judged, weight, last_layer=layer, feature_weight=feature_weight)
 
-    def of_reconstruction(self, judged: JudgedClips, videos: Tensor, frame_indices: Tensor | None = None) -> Tensor:
+    def of_reconstruction(self, judged: Judged, videos: Tensor, frame_indices: Tensor | None = None) -> Tensor:
         """
         Compare reconstructions with what they should be, and a posterior with a normal distribution.
 
         Args:
-            judged ([`JudgedClips`]): Reconstructions, and the divergence of their posteriors.
+            judged ([`Judged`]): Reconstructions, and the divergence of their posteriors.
             videos (`torch.Tensor` of shape `(batch_size, channels, num_frames, height, width)`): The originals.
             frame_indices (`torch.Tensor` of shape `(batch_size,)`, *optional*): The frame of each clip whose features
                 are compared; by default all.
@@ -84,10 +81,3 @@ class ClipAutoencoderLoss:
             return loss
         made, wanted = (see_frames(clips, frame_indices) for clips in (judged.reconstructions, videos))
         return loss + self.config.perceptual_weight * self.distance(made, wanted).mean()
-
-    def _of_fooling(self, judged: JudgedClips, loss: Tensor) -> Tensor:
-        judging, weight = judging_of(self.vae), self.config.disc_weight
-        adversarial = fooling_loss(judged.to_fool, judged.of_real, judging.feature_weight)
-        if judging.is_balanced:
-            weight = weight * adaptive_weight(loss, adversarial, self.vae.decoder.conv_out.weight)
-        return weight * adversarial

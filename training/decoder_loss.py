@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffusers_video.layers.layout import videos_to_images
 from diffusers_video.layers.temporal_attention import TemporalAttention
 from diffusers_video.models.autoencoder_kl_video import AutoencoderKLVideo
-from diffusers_video.training.adversarial import adaptive_weight, hinge_loss
+from diffusers_video.training.frame_and_clip_judges import add_adversarial
 from diffusers_video.training.perceptual import PerceptualDistance
 from diffusers_video.training.reconstruction import reconstruction_loss
 from diffusers_video.training.video_decoder_config import VideoDecoderConfig
@@ -56,15 +56,8 @@ class DecoderLoss:
         videos = batch["pixel_values"].to(self.device)
         judged = model(videos, generator, batch["step"] >= self.config.disc_start)
         loss = self.of_reconstruction(judged.reconstructions, videos)
-        if judged.idle is not None:
-            return {"loss": loss, "discriminator_loss": judged.idle}
-        if judged.to_fool is None:
-            return {"loss": loss}
-        adversarial, weight = -judged.to_fool.float().mean(), self.config.disc_weight
-        if not self.config.fixed_disc_weight:
-            weight = weight * adaptive_weight(loss, adversarial, last_layer(self.vae))
-        judgement = hinge_loss(judged.of_made, judged.of_real)
-        return {"loss": loss + weight * adversarial, "discriminator_loss": judgement}
+        layer = None if self.config.fixed_disc_weight else last_layer(self.vae)
+        return add_adversarial(loss, judged, self.config.disc_weight, last_layer=layer)
 
     def of_reconstruction(self, reconstructions: Tensor, videos: Tensor) -> Tensor:
         """

@@ -1,14 +1,14 @@
-"""Adversarial losses with two discriminators: one sees a frame of each clip, one the whole clip."""
+"""Adversarial losses with one discriminator or several, which see frames or whole clips."""
 
 # Shapes: B videos, C channels, F frames, H height, W width.
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusers_video.models.discriminators import PatchJudgement
-from diffusers_video.training.adversarial import hinge_loss
+from diffusers_video.training.adversarial import Judged, adaptive_weight, hinge_loss
 
 
 def pick_frames(videos: Tensor, indices: Tensor) -> Tensor:
@@ -77,3 +77,35 @@ def judging_loss(of_made: Sequence[PatchJudgement], of_real: Sequence[PatchJudge
         `torch.Tensor`: Scalar; the sum of their hinge losses.
     """
     return sum(hinge_loss(made.logits, real.logits) for made, real in zip(of_made, of_real, strict=True))
+
+
+def add_adversarial(
+    loss: Tensor,
+    judged: Judged,
+    weight: float,
+    *,
+    last_layer: nn.Parameter | None = None,
+    feature_weight: float = 0.0,
+) -> dict[str, Tensor]:
+    """
+    Add the adversarial loss to that of the reconstruction, and put the discriminators' beside it.
+
+    Args:
+        loss (`torch.Tensor`): Scalar loss of the reconstruction.
+        judged ([`Judged`]): What the discriminators say.
+        weight (`float`): Weight of the adversarial loss.
+        last_layer (`torch.nn.Parameter`, *optional*): The layer that balances it; see [`adaptive_weight`].
+        feature_weight (`float`, *optional*, defaults to 0.0): See [`fooling_loss`].
+
+    Returns:
+        `dict[str, torch.Tensor]`: Scalars: `loss` for the autoencoder, and, with discriminators, `discriminator_loss`
+        for those.
+    """
+    if judged.idle is not None:
+        return {"loss": loss, "discriminator_loss": judged.idle}
+    if judged.to_fool is None:
+        return {"loss": loss}
+    adversarial = fooling_loss(judged.to_fool, judged.of_real, feature_weight)
+    if last_layer is not None:
+        weight = weight * adaptive_weight(loss, adversarial, last_layer)
+    return {"loss": loss + weight * adversarial, "discriminator_loss": judging_loss(judged.of_made, judged.of_real)}

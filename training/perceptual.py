@@ -3,11 +3,14 @@
 # Shapes: N images, C channels, H height, W width; c, h, w of a layer's features.
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig
 from transformers.image_processing_base import ImageProcessingMixin
+
+from diffusers_video.training.checkpoints import fingerprint_weights
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,3 +98,22 @@ class PerceptualDistance(nn.Module):
             for one, other in zip(made, wanted, strict=True)
         ]
         return torch.stack([layer.sum(1).mean((1, 2)) for layer in layers]).sum(0)
+
+
+def load_distance(name: str | None, device: torch.device, identity: dict[str, Any]) -> PerceptualDistance | None:
+    """
+    Load the network of the perceptual loss of a run, if it has one.
+
+    Args:
+        name (`str`, *optional*): See [`PerceptualDistance.from_pretrained`].
+        device (`torch.device`): Where it runs.
+        identity (`dict[str, Any]`): Of the run; the network enters it by its weights.
+
+    Returns:
+        [`PerceptualDistance`], *optional*
+    """
+    if name is None:
+        return None
+    distance = PerceptualDistance.from_pretrained(name).to(device)
+    identity["perceptual_model"] = f"weights {fingerprint_weights(distance)}"
+    return distance

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from diffusers_video.layers.layout import videos_to_images
+from diffusers_video.training.adversarial import describe_opponent, warn_of_late_start
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
 from diffusers_video.training.autoencoders import (
     check_whole,
@@ -30,16 +31,11 @@ from diffusers_video.training.autoencoders import (
     spread,
 )
 from diffusers_video.training.base_config import parse_config
-from diffusers_video.training.checkpoints import fingerprint_weights
-from diffusers_video.training.clip_autoencoder import (
-    build_clip_autoencoder,
-    describe_opponents,
-    reconstruct_held_out,
-)
+from diffusers_video.training.clip_autoencoder import build_clip_autoencoder, reconstruct_held_out
 from diffusers_video.training.clip_autoencoder_loss import ClipAutoencoderLoss
 from diffusers_video.training.loop import LossFunction, count_updates, fit
 from diffusers_video.training.models import count_parameters
-from diffusers_video.training.perceptual import PerceptualDistance
+from diffusers_video.training.perceptual import load_distance
 from diffusers_video.training.reconstruction import (
     FrameAutoencoder,
     heldout_reconstruction,
@@ -81,11 +77,7 @@ def main(config: AutoencoderConfig) -> None:
         "vae: {:,} parameters train, {:,} are frozen".format(*count_parameters(vae)),
     ]:
         logger.info(line)
-    if config.disc_weight and num_updates <= config.disc_start:
-        logger.warning(
-            f"The run ends after {num_updates} updates, before the adversarial losses set in (`disc_start`="
-            f"{config.disc_start}): nothing is trained against the discriminators."
-        )
+    warn_of_late_start(config, num_updates)
     clips = [] if heldout is None else spread(heldout, config.num_heldout_clips)
     finish_setup(accelerator, config)
     model = fit(
@@ -96,7 +88,7 @@ def main(config: AutoencoderConfig) -> None:
         config,
         identity=identity,
         validate=partial(validate, accelerator, clips),
-        opponent=describe_opponents(model, config),
+        opponent=describe_opponent(getattr(model, "judges", None), config.disc_learning_rate),
     )
     finish(accelerator, model, dataset, config)
 
@@ -118,10 +110,7 @@ def choose_loss(
     """
     if not is_of_clips(vae):
         return partial(autoencoder_loss, config, accelerator.device)
-    distance = None
-    if config.perceptual_model is not None:
-        distance = PerceptualDistance.from_pretrained(config.perceptual_model).to(accelerator.device)
-        identity["perceptual_model"] = f"weights {fingerprint_weights(distance)}"
+    distance = load_distance(config.perceptual_model, accelerator.device, identity)
     return ClipAutoencoderLoss(config, accelerator.device, vae, distance)
 
 

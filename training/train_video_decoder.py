@@ -14,14 +14,13 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from torch import Tensor, nn
 
-from diffusers_video.training.adversarial import AdversarialAutoencoder
+from diffusers_video.training.adversarial import AdversarialAutoencoder, describe_opponent, warn_of_late_start
 from diffusers_video.training.autoencoders import check_whole, load_frames, log_results, save_autoencoder, spread
 from diffusers_video.training.base_config import parse_config
-from diffusers_video.training.checkpoints import fingerprint_weights
 from diffusers_video.training.decoder_loss import DecoderLoss
 from diffusers_video.training.loop import count_updates, fit
 from diffusers_video.training.models import count_parameters
-from diffusers_video.training.perceptual import PerceptualDistance
+from diffusers_video.training.perceptual import load_distance
 from diffusers_video.training.reconstruction import heldout_reconstruction
 from diffusers_video.training.run_start import describe_run, finish_setup, run_identity, start_run
 from diffusers_video.training.training_data import build_clip_loader, describe_clips
@@ -45,12 +44,8 @@ def main(config: VideoDecoderConfig) -> None:
     vae = load_video_autoencoder(config)
     dataset, heldout = load_frames(config, vae)
     model = AdversarialAutoencoder(vae, build_discriminator(config, vae, dataset))
-    distance = None
-    if config.perceptual_model is not None:
-        distance = PerceptualDistance.from_pretrained(config.perceptual_model).to(accelerator.device)
     identity = run_identity(config, model, dataset, num_processes)
-    if distance is not None:
-        identity["perceptual_model"] = f"weights {fingerprint_weights(distance)}"
+    distance = load_distance(config.perceptual_model, accelerator.device, identity)
     select_trained(vae, config, describe_clips(dataset)[0])
     loader = build_clip_loader(dataset, config, num_processes, accelerator.process_index)
     what = {"temporal": "temporal layers of a decoder", "decoder": "a decoder"}[config.train]
@@ -61,11 +56,7 @@ def main(config: VideoDecoderConfig) -> None:
         "discriminator: {:,} parameters train, {:,} are frozen".format(*count_parameters(model.discriminator)),
     ]:
         logger.info(line)
-    if model.discriminator is not None and max_train_steps <= config.disc_start:
-        logger.warning(
-            f"The run ends after {max_train_steps} updates, before the adversarial losses set in (`disc_start`="
-            f"{config.disc_start}): nothing is trained against the discriminator."
-        )
+    warn_of_late_start(config, max_train_steps)
     loss_fn = DecoderLoss(config, accelerator.device, vae, distance)
     clips = [] if heldout is None else spread(heldout, config.num_heldout_clips)
     finish_setup(accelerator, config)
@@ -77,30 +68,9 @@ def main(config: VideoDecoderConfig) -> None:
         config,
         identity=identity,
         validate=partial(validate, accelerator, loss_fn, clips),
-        opponent=describe_opponent(model, config),
+        opponent=describe_opponent(model.discriminator, config.disc_learning_rate, weight_decay=0.0),
     )
     finish(accelerator, model, config)
-
-
-def describe_opponent(model: AdversarialAutoencoder, config: VideoDecoderConfig) -> dict[str, Any] | None:
-    """
-    Say how the discriminator trains.
-
-    Args:
-        model ([`AdversarialAutoencoder`]): The model.
-        config ([`VideoDecoderConfig`]): Its learning rate.
-
-    Returns:
-        `dict[str, Any]`, *optional*: See [`fit`]; nothing without a discriminator.
-
-    Source:
-        Adam with betas 0.5 and 0.9 and no weight decay, as Latent Diffusion Models (arXiv:2112.10752) train
-        autoencoders in their code.
-    """
-    if model.discriminator is None:
-        return None
-    opponent = {"params": model.discriminator.parameters(), "betas": (0.5, 0.9), "weight_decay": 0.0}
-    return opponent if config.disc_learning_rate is None else {**opponent, "lr": config.disc_learning_rate}
 
 
 def validate(

@@ -6,17 +6,17 @@ from typing import ClassVar
 
 from diffusers_video.data.buckets import Bucket
 from diffusers_video.models.autoencoder_kl_video import DECODER_PRESETS, TEMPORAL_ATTENTIONS
-from diffusers_video.training.autoencoder_config import RECONSTRUCTION_LOSSES
-from diffusers_video.training.base_config import TrainingConfig, option
+from diffusers_video.training.adversarial_config import AdversarialConfig
+from diffusers_video.training.base_config import option
 
 
 TRAINED_PARTS = ("temporal", "decoder")
 
 
 @dataclass(kw_only=True)
-class VideoDecoderConfig(TrainingConfig):
+class VideoDecoderConfig(AdversarialConfig):
     """
-    Settings of `train_video_decoder.py`: those of [`TrainingConfig`], and those of the decoder and its losses.
+    Settings of `train_video_decoder.py`: those of [`AdversarialConfig`], and those of the decoder.
 
     Raises:
         ValueError: If a value is out of its range, or settings contradict each other.
@@ -36,38 +36,21 @@ class VideoDecoderConfig(TrainingConfig):
         None, "Frames that chunks share when decoding: a quarter of a clip by default; chunks are as long as clips."
     )
 
-    rec_loss: str = option("l1", "Loss of the reconstruction: l1, l2 or l1+l2.")
-    perceptual_model: str | None = option(
-        None, "Network of the perceptual loss: a folder or Hub id that transformers' AutoBackbone reads."
-    )
-    perceptual_weight: float = option(1.0, "Weight of the perceptual loss, if a network is named.")
     disc_weight: float = option(0.5, "Weight of the adversarial loss; 0 trains without a discriminator.")
     disc_start: int = option(
         50_001, "Updates before the adversarial losses set in; those of Latent Diffusion Models by default."
     )
-    disc_learning_rate: float | None = option(
-        None, "Highest learning rate of the discriminator, never scaled; that of the decoder by default."
-    )
     disc_base_channels: int = option(64, "Channels of the discriminator's first layer, a multiple of 8.")
-    disc_num_layers: int = option(3, "Layers of the discriminator that halve frames, height and width.")
     fixed_disc_weight: bool = option(False, "Do not balance the adversarial loss by gradients of the last layer.")
 
-    choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.choices | {
-        "train": TRAINED_PARTS,
-        "rec_loss": RECONSTRUCTION_LOSSES,
-    }
-    optional_choices: ClassVar[dict[str, tuple[str, ...]]] = TrainingConfig.optional_choices | {
+    choices: ClassVar[dict[str, tuple[str, ...]]] = AdversarialConfig.choices | {"train": TRAINED_PARTS}
+    optional_choices: ClassVar[dict[str, tuple[str, ...]]] = AdversarialConfig.optional_choices | {
         "preset": tuple(DECODER_PRESETS),
         "temporal_attention": TEMPORAL_ATTENTIONS,
     }
-    ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = TrainingConfig.ranges | {
+    ranges: ClassVar[dict[str, tuple[float, float | None, bool]]] = AdversarialConfig.ranges | {
         "decode_chunk_overlap": (0, None, False),
-        "perceptual_weight": (0, None, True),
-        "disc_weight": (0, None, False),
-        "disc_start": (0, None, False),
-        "disc_learning_rate": (0, None, True),
         "disc_base_channels": (8, None, False),
-        "disc_num_layers": (1, None, False),
     }
 
     def __post_init__(self) -> None:
@@ -76,13 +59,6 @@ class VideoDecoderConfig(TrainingConfig):
             raise ValueError("Clips must have at least 2 `num_frames` to train on videos, but have 1. Take 8 to 16.")
         if self.disc_base_channels % 8:
             raise ValueError(f"`disc_base_channels` must be a multiple of 8, but is {self.disc_base_channels}.")
-        if self.perceptual_weight != 1.0 and self.perceptual_model is None:
-            raise ValueError("`perceptual_weight` has an effect only with `perceptual_model`. Name a network.")
-        defaults = {item.name: item.default for item in dataclasses.fields(self) if item.name.startswith("disc_")}
-        changed = [name for name, value in defaults.items() if getattr(self, name) != value and name != "disc_weight"]
-        changed += ["fixed_disc_weight"] if self.fixed_disc_weight else []
-        if changed and self.disc_weight == 0:
-            raise ValueError(f"`{changed[0]}` has no effect with `disc_weight=0`. Leave it out.")
 
     @property
     def idle_settings(self) -> tuple[str, ...]:

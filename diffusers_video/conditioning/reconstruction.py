@@ -47,21 +47,6 @@ def observe_frames(given: Tensor, frame_mask: Tensor, scale: float) -> Observati
     return Observation(given[:, :, frame_mask], lambda video: video[:, :, frame_mask], scale)
 
 
-def observe_low_res(low_res: Tensor, scale: float) -> Observation:
-    """
-    A smaller copy that is known.
-
-    Args:
-        low_res (`torch.Tensor` of shape `(batch_size, channels, num_frames, h, w)`): From [`shrink_linearly`].
-        scale (`float`): Weight of the guidance.
-
-    Returns:
-        [`Observation`]
-    """
-    size = (low_res.shape[-2], low_res.shape[-1])
-    return Observation(low_res, lambda video: shrink_linearly(video, size), scale)
-
-
 def guide_estimate(
     denoise: Callable[[Tensor], Tensor],
     noisy: Tensor,

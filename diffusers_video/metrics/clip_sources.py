@@ -49,6 +49,69 @@ class ClipSource(Protocol):
         """What errors call a clip."""
 
 
+class StoredClips(ClipSource, Protocol):
+    """
+    Clips that are places in videos: what [`FolderClips`] and [`MemoryClips`] share.
+
+    Attributes:
+        protocol ([`EvaluationProtocol`]): How frames are stored.
+        places (`Sequence[ClipPlace]`): Of each clip.
+    """
+
+    protocol: EvaluationProtocol
+    places: Sequence[ClipPlace]
+
+    def read(self, numbers: Sequence[int]) -> list[Tensor]:
+        """
+        Read clips.
+
+        Args:
+            numbers (`Sequence[int]`): Which.
+
+        Returns:
+            `list[torch.Tensor]`: `(F, 3, H, W)`, uint8.
+
+        Raises:
+            ValueError: If a video is damaged, has changed or has another length than the others in memory, or a value
+                is out of range; the message names it.
+        """
+        return [self.read_place(self.places[number]) for number in numbers]
+
+    def read_place(self, place: ClipPlace) -> Tensor:
+        """
+        Read one clip.
+
+        Args:
+            place ([`~metrics.protocols.ClipPlace`]): Which frames of which video.
+
+        Returns:
+            `torch.Tensor` of shape `(F, 3, H, W)`: uint8.
+
+        Raises:
+            ValueError: As [`read`].
+        """
+        return store_frames(self._frames_of(place), self.protocol)
+
+    def name_of(self, number: int) -> str:
+        """
+        What errors call a clip.
+
+        Args:
+            number (`int`): Of the clip.
+
+        Returns:
+            `str`: The path or number of its video, and its first frame.
+        """
+        place = self.places[number]
+        return f"{self._name_of_video(place.video)}, frame {place.frames[0]}"
+
+    def _frames_of(self, place: ClipPlace) -> Tensor:
+        """Frames `(F, 3, H, W)`: uint8, or floating point from 0 to 255."""
+
+    def _name_of_video(self, video: int) -> str:
+        """What errors call a video."""
+
+
 class _Measured(NamedTuple):
     """What is kept of a video in a folder."""
 
@@ -59,7 +122,7 @@ class _Measured(NamedTuple):
     size: tuple[int, int]
 
 
-class FolderClips:
+class FolderClips(StoredClips):
     """
     Clips of a folder of videos, or of a list of them; one clip is in memory at a time.
 
@@ -146,34 +209,7 @@ class FolderClips:
                 " all videos at one rate."
             )
 
-    def read(self, numbers: Sequence[int]) -> list[Tensor]:
-        """
-        Decode clips.
-
-        Args:
-            numbers (`Sequence[int]`): Which.
-
-        Returns:
-            `list[torch.Tensor]`: `(F, 3, H, W)`, uint8.
-
-        Raises:
-            ValueError: If a video is damaged or has changed; the message names it.
-        """
-        return [self.read_place(self.places[number]) for number in numbers]
-
-    def read_place(self, place: ClipPlace) -> Tensor:
-        """
-        Decode one clip.
-
-        Args:
-            place ([`~metrics.protocols.ClipPlace`]): Which frames of which video.
-
-        Returns:
-            `torch.Tensor` of shape `(F, 3, H, W)`: uint8.
-
-        Raises:
-            ValueError: As [`read`].
-        """
+    def _frames_of(self, place: ClipPlace) -> Tensor:
         entry = self._entries[place.video]
         info = self._probe(entry)
         positions: Sequence[int] = place.frames
@@ -181,25 +217,14 @@ class FolderClips:
             times = clip_times(info.timestamps[0], self._fps, place.frames[-1] + 1)
             positions = _line_of(info).shown_at([times[k] for k in place.frames])
         try:
-            frames = read_frames_at(info, [info.timestamps[k] for k in positions])
+            return read_frames_at(info, [info.timestamps[k] for k in positions])
         except Exception as error:
             raise ValueError(
                 f"`path` must hold videos that can be read, but {entry.path} cannot: {describe_error(error)}"
             ) from error
-        return store_frames(frames, self.protocol)
 
-    def name_of(self, number: int) -> str:
-        """
-        What errors call a clip.
-
-        Args:
-            number (`int`): Of the clip.
-
-        Returns:
-            `str`: The path of its video, and its first frame.
-        """
-        place = self.places[number]
-        return f"{self._entries[place.video].path}, frame {place.frames[0]}"
+    def _name_of_video(self, video: int) -> str:
+        return str(self._entries[video].path)
 
 
 def _without_ending(entry: VideoEntry) -> str:
@@ -335,7 +360,7 @@ def _takes(function: Callable[..., Any], argument: str) -> bool:
     return argument in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values())
 
 
-class MemoryClips:
+class MemoryClips(StoredClips):
     """
     Clips of videos that a sequence gives: a list, or a data set that makes them when asked.
 
@@ -388,55 +413,17 @@ class MemoryClips:
             "num_videos_too_short": len(short),
         }
 
-    def read(self, numbers: Sequence[int]) -> list[Tensor]:
-        """
-        Take clips.
-
-        Args:
-            numbers (`Sequence[int]`): Which.
-
-        Returns:
-            `list[torch.Tensor]`: `(F, 3, H, W)`, uint8.
-
-        Raises:
-            ValueError: If a video has another length than the first, or a value is out of range.
-        """
-        return [self.read_place(self.places[number]) for number in numbers]
-
-    def read_place(self, place: ClipPlace) -> Tensor:
-        """
-        Take one clip.
-
-        Args:
-            place ([`~metrics.protocols.ClipPlace`]): Which frames of which video.
-
-        Returns:
-            `torch.Tensor` of shape `(F, 3, H, W)`: uint8.
-
-        Raises:
-            ValueError: As [`read`].
-        """
+    def _frames_of(self, place: ClipPlace) -> Tensor:
         frames = list(split_frames(self._videos[place.video]))
         if len(frames) != self._length:
             raise ValueError(
                 f"`videos` must all have the {self._length} frames of the first, but {self._name} {place.video} has"
                 f" {len(frames)}. Group them by length."
             )
-        chosen = [_as_pixels(frames[k], k) for k in place.frames]
-        return store_frames(torch.stack(chosen), self.protocol)
+        return torch.stack([_as_pixels(frames[k], k) for k in place.frames])
 
-    def name_of(self, number: int) -> str:
-        """
-        What errors call a clip.
-
-        Args:
-            number (`int`): Of the clip.
-
-        Returns:
-            `str`: The number of its video, and its first frame.
-        """
-        place = self.places[number]
-        return f"{self._name} {place.video}, frame {place.frames[0]}"
+    def _name_of_video(self, video: int) -> str:
+        return f"{self._name} {video}"
 
 
 def _as_pixels(frame: Any, number: int) -> Tensor:

@@ -5,12 +5,16 @@ import torch
 from torch import Tensor
 
 from diffusers_video.conditioning.reconstruction import (
+    Observation,
     fit_low_res,
     guide_estimate,
     observe_frames,
-    observe_low_res,
     shrink_linearly,
 )
+
+
+def know_small_copy(low_res: Tensor, scale: float) -> Observation:
+    return Observation(low_res, lambda video: shrink_linearly(video, low_res.shape[-2:]), scale)
 
 
 def mix_frames(matrix: Tensor, video: Tensor) -> Tensor:
@@ -36,7 +40,7 @@ def test_reconstruction_guidance_of_a_linear_denoiser_has_a_closed_form(scale: f
 def test_guidance_of_a_small_copy_has_a_closed_form() -> None:
     noisy = torch.randn(2, 3, 4, 8, 12, dtype=torch.float64)
     matrix, low_res = torch.randn(4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 2, 3, dtype=torch.float64)
-    known = observe_low_res(low_res, scale=3.0)
+    known = know_small_copy(low_res, scale=3.0)
     got = guide_estimate(lambda z: mix_frames(matrix, z), noisy, [known], signal=0.6)
     shrink = torch.func.vmap(lambda row: shrink_linearly(row.reshape(1, 1, 1, 8, 12), (2, 3)).flatten())
     filters = shrink(torch.eye(96, dtype=torch.float64))  # (pixels, small pixels)
@@ -49,7 +53,7 @@ def test_guidance_of_a_small_copy_has_a_closed_form() -> None:
 def test_both_kinds_of_knowledge_add_up() -> None:
     noisy, given = torch.randn(2, 1, 3, 4, 8, 8, dtype=torch.float64)
     matrix, mask = torch.randn(4, 4, dtype=torch.float64), torch.tensor([True, False, False, True])
-    known = [observe_frames(given, mask, 2.0), observe_low_res(torch.randn(1, 3, 4, 2, 2).double(), 5.0)]
+    known = [observe_frames(given, mask, 2.0), know_small_copy(torch.randn(1, 3, 4, 2, 2).double(), 5.0)]
 
     def guide(*chosen: int) -> Tensor:
         return guide_estimate(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from diffusers_video import AutoencoderKLVideo
 from diffusers_video.models.discriminators import VideoPatchDiscriminator
 from diffusers_video.training.adversarial import AdversarialAutoencoder, adaptive_weight, hinge_loss
+from diffusers_video.training.frame_and_clip_judges import fooling_loss
 from diffusers_video.training.perceptual import PerceptualDistance
 
 from ..tiny_pipelines import tiny_vae
@@ -26,11 +27,12 @@ def with_gradient(model: nn.Module) -> set[str]:
 
 def test_each_network_gets_the_gradients_of_its_own_loss() -> None:
     model, videos = adversarial_model(), torch.rand(2, 3, 3, 16, 16) * 2 - 1
-    (-model(videos, torch.Generator()).to_fool.mean()).backward()
+    judged = model(videos, torch.Generator())
+    fooling_loss(judged.to_fool, judged.of_real, feature_weight=0.0).backward()
     assert (names := with_gradient(model)) and all(name.startswith("vae.decoder.") for name in names)
     model.zero_grad()
     judged = model(videos, torch.Generator())
-    hinge_loss(judged.of_made, judged.of_real.detach()).backward()
+    hinge_loss(judged.of_made[0].logits, judged.of_real[0].logits.detach()).backward()
     assert with_gradient(model) == {f"discriminator.{name}" for name, _ in model.discriminator.named_parameters()}
 
 
@@ -38,11 +40,12 @@ def test_both_judgements_of_reconstructions_agree_and_held_out_clips_get_none() 
     model, videos = adversarial_model().eval(), torch.rand(2, 3, 3, 16, 16)
     with torch.no_grad():
         judged = model(videos, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(judged.to_fool, judged.of_made)
-        torch.testing.assert_close(judged.of_real, model.discriminator(videos))
+        (to_fool,), (of_made,), (of_real,) = judged.to_fool, judged.of_made, judged.of_real
+        torch.testing.assert_close(to_fool.logits, of_made.logits)
+        torch.testing.assert_close(of_real.logits, model.discriminator(videos))
         silent = model(videos)
         want = model.vae.decode(model.vae.encode(videos).latent_dist.mode()).sample
-    assert torch.equal(silent.reconstructions, want) and silent[1:] == (None,) * 4
+    assert torch.equal(silent.reconstructions, want) and silent[1:] == (None,) * 5
 
 
 def test_before_it_starts_the_discriminator_is_not_run_but_stays_in_the_graph() -> None:

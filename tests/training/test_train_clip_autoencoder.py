@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from transformers import ResNetBackbone, ResNetConfig
 
 from diffusers_video import AutoencoderKL3D, AutoencoderTriplane
-from diffusers_video.training.adversarial import adaptive_weight
+from diffusers_video.training.adversarial import adaptive_weight, describe_opponent
 from diffusers_video.training.autoencoder_config import AutoencoderConfig
-from diffusers_video.training.clip_autoencoder import ClipAutoencoder, build_clip_autoencoder, describe_opponents
+from diffusers_video.training.clip_autoencoder import ClipAutoencoder, build_clip_autoencoder
 from diffusers_video.training.clip_autoencoder_loss import ClipAutoencoderLoss
 from diffusers_video.training.frame_and_clip_judges import fooling_loss, judging_loss, pick_frames
 from diffusers_video.training.train_autoencoder import main
@@ -158,8 +158,8 @@ def test_each_network_gets_the_gradients_of_its_own_loss(tmp_path: Path) -> None
         loss_fn(model, batch, seeded())[name].backward()
         reached = {key for key, value in model.named_parameters() if value.grad is not None and value.grad.any()}
         assert reached and all(key.startswith(f"{wanted}.") for key in reached)
-    opponents = describe_opponents(model, loss_fn.config)
-    assert opponents["betas"] == (0.5, 0.9) and len(opponents["params"]) == len(list(model.judges.parameters()))
+    opponent = describe_opponent(model.judges)
+    assert opponent["betas"] == (0.5, 0.9) and len(opponent["params"]) == len(list(model.judges.parameters()))
 
 
 def test_before_their_start_discriminators_are_not_run(tmp_path: Path) -> None:
@@ -194,6 +194,7 @@ def test_a_decoder_alone_trains_and_the_latents_stay(models: dict[str, str], tmp
         ("triplane", {"num_frames": 5}, "`num_frames` must be a multiple of 1 in \\[1, 4\\], but is 5"),
         ("kl_3d", {"resolution": 18}, "`height` must be a multiple of 4, but is 18"),
         ("kl_3d", {"disc_weight": -1.0}, "`disc_weight` must be at least 0"),
+        ("kl_3d", {"disc_base_channels": 0}, "`disc_base_channels` must be at least 1"),
         ("kl_3d", {"disc_start": 3}, "`disc_start` has no effect with `disc_weight=0`"),
         ("kl_3d", {"perceptual_weight": 2.0}, "`perceptual_weight` has an effect only with `perceptual_model`"),
         ("image", {"disc_weight": 0.5}, "`disc_weight` has no effect on an `AutoencoderKL`"),

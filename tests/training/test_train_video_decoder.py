@@ -141,6 +141,9 @@ def test_resumed_run_equals_an_uninterrupted_one(vae_folder: str, tmp_path: Path
         assert_equal_tensors(values, second["state"][index])
     decoder, discriminator = first["param_groups"]
     assert (decoder["lr"], discriminator["lr"]) == (3e-3, 1e-3) and tuple(discriminator["betas"]) == (0.5, 0.9)
+    assert decoder["weight_decay"] > 0 and discriminator["weight_decay"] == 0
+    identity = json.loads((whole / "checkpoint-4/trainer_state.json").read_text())["identity"]
+    assert identity["perceptual_model"].startswith("weights ")
 
 
 def test_before_its_start_the_discriminator_neither_learns_nor_teaches(vae_folder: str, tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_the_decoder_is_told_to_fool_the_discriminator(vae_folder: str, tmp_path
     loss = loss_fn(model, batch, torch.Generator().manual_seed(0))["loss"]
     judged = model(batch["pixel_values"], torch.Generator().manual_seed(0))
     reconstruction = loss_fn.of_reconstruction(judged.reconstructions, batch["pixel_values"])
-    adversarial = -judged.to_fool.mean()
+    adversarial = -judged.to_fool[0].logits.mean()
     weight = 1.0 if is_fixed else adaptive_weight(reconstruction, adversarial, vae.decoder.time_conv_out.weight)
     torch.testing.assert_close(loss, reconstruction + 0.3 * weight * adversarial)
 
@@ -249,6 +252,7 @@ def test_stable_video_diffusion_goes_on(tmp_path: Path) -> None:
         ({"disc_base_channels": 12}, "`disc_base_channels` must be a multiple of 8"),
         ({"disc_weight": -1.0}, "`disc_weight` must be at least 0"),
         ({"disc_weight": 0.0, "disc_start": 50_001}, "`disc_base_channels` has no effect with `disc_weight=0`"),
+        ({**DISC_DEFAULTS, "disc_weight": 0.0, "fixed_disc_weight": True}, "`fixed_disc_weight` has no effect with"),
         ({"perceptual_weight": 0.5}, "`perceptual_weight` has an effect only with `perceptual_model`"),
         ({"disc_num_layers": 5}, "5 layers need 32 pixels, but the clips have 16"),
         ({"decode_chunk_overlap": 3}, "`decode_chunk_overlap` must be below the 3 frames of clips, but is 3"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.denoisers import reads_previous_clip
 from diffusers_video.pipelines.frame_streams import limit_frames
+from diffusers_video.pipelines.kept_clips import KeptClips
 from diffusers_video.pipelines.latents import encode_mode, scale_latents
 from diffusers_video.pipelines.scheduling import prepare_timesteps
 from diffusers_video.pipelines.video_input import load_video, resize_video
@@ -109,12 +110,13 @@ class ClipChainMixin:
                 )
 
     @torch.no_grad()
-    def draw_clips(self, arguments: Mapping[str, Any]) -> Iterator[Tensor]:
+    def draw_clips(self, arguments: Mapping[str, Any], kept: KeptClips | None = None) -> Iterator[Tensor]:
         """
         Draw clip after clip; each lies in memory only until the next is asked for.
 
         Args:
             arguments (`Mapping[str, Any]`): Complete and checked arguments of a call.
+            kept ([`KeptClips`], *optional*): Where finished clips are kept; those that it holds are not drawn again.
 
         Returns:
             `Iterator[torch.Tensor]`: From [`show_frames`]: the latents of each clip, or its frames
@@ -126,27 +128,17 @@ class ClipChainMixin:
         get = arguments.__getitem__
         self._context_guidance_scale, self._interrupt = get("context_guidance_scale"), False
         clip, device = {**arguments, "num_frames": get("clip_frames")}, self._execution_device
-        sizes, previous = [clip[name] for name in ("num_frames", "height", "width")], None
+        previous = None
         if get("previous_clip") is not None:
-            previous = self._encode_clip(resize_video(get("previous_clip"), *sizes[1:]))
+            previous = self._encode_clip(resize_video(get("previous_clip"), get("height"), get("width")))
         try:
             for number in range(get("num_clips")):
-                steps = get("num_inference_steps" if previous is None else "num_next_inference_steps")
-                timesteps = prepare_timesteps(self.scheduler, steps, get("timesteps"), get("sigmas"), None, device)
-                given = get("latents") if number == 0 else None
-                start = (self.unet.dtype, device, get("generator"), given)
-                latents = self.prepare_latents(get("batch_size"), *sizes, *start)
-                conditions = self.prepare_conditions(clip, latents)
-                conditions.previous_latents = None if previous is None else previous.to(latents)
-                latents = self.denoise(
-                    latents,
-                    timesteps,
-                    conditions,
-                    generator=get("generator"),
-                    eta=get("eta"),
-                    callback_on_step_end=get("callback_on_step_end"),
-                    callback_on_step_end_tensor_inputs=get("callback_on_step_end_tensor_inputs"),
-                )
+                latents = None if kept is None else kept.load(number)
+                if latents is None:
+                    latents = self._draw_clip(clip, get("latents") if number == 0 else None, previous)
+                    if kept is not None and not self.interrupt:
+                        kept.save(number, latents)
+                latents = latents.to(device, self.unet.dtype)
                 yield self.show_frames(latents, clip)
                 if self.interrupt or number == get("num_clips") - 1:
                     return
@@ -155,6 +147,24 @@ class ClipChainMixin:
                     previous = self._encode_clip(self.decode_frames(latents, latent_size=self.latent_size(clip)))
         finally:
             self.maybe_free_model_hooks()
+
+    def _draw_clip(self, clip: Mapping[str, Any], given: Tensor | None, previous: Tensor | None) -> Tensor:
+        get, device = clip.__getitem__, self._execution_device
+        steps = get("num_inference_steps" if previous is None else "num_next_inference_steps")
+        timesteps = prepare_timesteps(self.scheduler, steps, get("timesteps"), get("sigmas"), None, device)
+        sizes = (get(name) for name in ("batch_size", "num_frames", "height", "width"))
+        latents = self.prepare_latents(*sizes, self.unet.dtype, device, get("generator"), given)
+        conditions = self.prepare_conditions(clip, latents)
+        conditions.previous_latents = None if previous is None else previous.to(latents)
+        return self.denoise(
+            latents,
+            timesteps,
+            conditions,
+            generator=get("generator"),
+            eta=get("eta"),
+            callback_on_step_end=get("callback_on_step_end"),
+            callback_on_step_end_tensor_inputs=get("callback_on_step_end_tensor_inputs"),
+        )
 
     def _encode_clip(self, video: Tensor) -> Tensor:
         return scale_latents(self.vae, encode_mode(self.vae, video * 2 - 1))
@@ -214,6 +224,22 @@ class ClipChainMixin:
             ValueError: If a value is, arguments do not fit together or the models, or there are several videos.
             FloatingPointError: If a model gives a NaN or an infinity; the message names the stage.
         """
+        return self._frames(self.complete_stream(**arguments))
+
+    def complete_stream(self, **arguments: Any) -> dict[str, Any]:
+        """
+        Complete and check the arguments of a stream.
+
+        Args:
+            arguments: Those of [`stream`].
+
+        Returns:
+            `dict[str, Any]`: What [`draw_clips`] takes.
+
+        Raises:
+            TypeError: If a type is wrong, or an argument is unknown.
+            ValueError: If a value is, arguments do not fit together or the models, or there are several videos.
+        """
         if "return_dict" in arguments:
             raise TypeError("`return_dict` has no effect on a stream. Leave it out.")
         bound = inspect.signature(type(self).__call__).bind(self, **arguments)
@@ -222,7 +248,7 @@ class ClipChainMixin:
         self.check_inputs(full)
         if full["batch_size"] != 1 or full["output_type"] == "latent":
             raise ValueError("A stream holds the frames of one video. Leave `batch_size` and 'latent' out, or call.")
-        return self._frames(full)
+        return full
 
     def _frames(self, arguments: Mapping[str, Any]) -> Iterator[Any]:
         for piece in limit_frames(self.draw_clips(arguments), arguments["num_frames"]):

@@ -21,11 +21,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffusers_video.hub import VideoHubMixin
 from diffusers_video.models.autoencoder_kl_3d import AutoencoderKL3D
+from diffusers_video.models.autoencoder_triplane import AutoencoderTriplane
 from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
+from diffusers_video.models.unet_triplane import UNetTriplaneModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.denoising import StepCallback
-from diffusers_video.pipelines.frame_streams import decode_pieces, paste_pieces
+from diffusers_video.pipelines.long_video_clips import PreparedClips, prepare_clips
 from diffusers_video.pipelines.long_video_parts import LongVideoPartsMixin
 from diffusers_video.pipelines.long_video_setup import PreparedRun, prepare_run
 from diffusers_video.pipelines.long_video_stages import RunInterruptedError
@@ -54,21 +56,25 @@ EXAMPLE_DOC_STRING = """
 class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, StableDiffusionMixin):
     """
     Draw one video of any length: a first frame by the image model, key frames that go on from one and then two
-    frames, frames between them by one or two interpolations, decoded in overlapping chunks.
+    frames, frames between them by one or two interpolations, decoded in overlapping chunks. A denoiser that reads the
+    clip before, such as PVDM's, draws all frames itself, clip after clip; arguments for other stages are then refused.
 
     All stages run side by side and hold a few windows at a time, so that memory does not grow with the video. Call the
     pipeline for frames in memory, [`~LongVideoPipeline.stream`] for one frame after the other, and
-    [`~LongVideoPipeline.write`] for a file. [`~LongVideoPipeline.from_pipelines`] makes one of trained pipelines.
+    [`~LongVideoPipeline.write`] for a file. [`~LongVideoPipeline.from_pipelines`] makes one of trained pipelines, and
+    `from_pretrained` also of the folder of a single one that draws key frames or whole clips.
 
     Args:
         vae ([`AutoencoderKL`], [`AutoencoderTiny`], [`AutoencoderKLVideo`] or [`AutoencoderKL3D`]): The autoencoder of
             all stages; one of videos needs `decode_chunk_size` in its configuration. With one that compresses time,
-            key frames are latents, and `num_frames` is a multiple of the frames of one.
+            key frames are latents, and `num_frames` is a multiple of the frames of one. [`AutoencoderTriplane`] for a
+            [`UNetTriplaneModel`].
         text_encoder ([`~transformers.CLIPTextModel`], *optional*): Text encoder of all stages; the first one of XL.
             `None` for denoisers that read no text.
         tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
         unet ([`UNetVideoConditionModel`] or [`UNetSpaceTimeModel`]): Denoiser of key frames; one whose normalisations
-            join frames draws a whole window first.
+            join frames draws a whole window first. Or a [`UNetTriplaneModel`] with `use_previous_clip`, which draws
+            whole clips.
         scheduler ([`SchedulerMixin`]): Its scheduler, and that of the first frame.
         interpolation_unet (the same, *optional*): Denoiser of the frames between.
         interpolation_scheduler ([`SchedulerMixin`], *optional*): Its scheduler; by default like `scheduler`.
@@ -88,7 +94,8 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
         super_resolution_tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Its tokenizer.
         num_frames (`int`, *optional*, defaults to 113): Frames of a video unless a call says otherwise.
         prediction_settings (`dict`, *optional*): Configuration of [`KeyFramePredictionPipeline`]: its `num_frames` are
-            those of a window, its `fps` the rate of key frames.
+            those of a window, its `fps` the rate of key frames. With whole clips that of
+            [`UnconditionalVideoPipeline`].
         interpolation_settings (`dict`, *optional*): Configuration of [`FrameInterpolationPipeline`].
         super_resolution_settings (`dict`, *optional*): Configuration of [`VideoSuperResolutionPipeline`].
     """
@@ -119,10 +126,10 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny | AutoencoderKL3D,
+        vae: AutoencoderKL | AutoencoderTiny | AutoencoderKL3D | AutoencoderTriplane,
         text_encoder: CLIPTextModel | None,
         tokenizer: CLIPTokenizer | None,
-        unet: UNetVideoConditionModel | UNetSpaceTimeModel,
+        unet: UNetVideoConditionModel | UNetSpaceTimeModel | UNetTriplaneModel,
         scheduler: KarrasDiffusionSchedulers,
         interpolation_unet: UNetVideoConditionModel | UNetSpaceTimeModel | None = None,
         interpolation_scheduler: KarrasDiffusionSchedulers | None = None,
@@ -205,28 +212,20 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
         bound = inspect.signature(type(self).__call__).bind(self, prompt, **arguments)
         bound.apply_defaults()
         full = {name: value for name, value in bound.arguments.items() if name != "self"}
-        return self._run(prepare_run(self, full), full["output_type"], full["decode_chunk_size"])
+        return self._run(self._prepare(full), full["output_type"])
 
-    def _run(self, prepared: PreparedRun, output_type: str, decode_chunk_size: int | None) -> Iterator[Any]:
+    def _prepare(self, arguments: Mapping[str, Any]) -> PreparedRun | PreparedClips:
+        return prepare_clips(self, arguments) if self.draws_clips else prepare_run(self, arguments)
+
+    def _run(self, prepared: PreparedRun | PreparedClips, output_type: str) -> Iterator[Any]:
         self._interrupt = False
-        run = prepared.run
         try:
-            with self.progress_bar(total=run.num_windows) as bar:
-                run.on_window = bar.update
-                pieces = run.latents(prepared.given)
-                if output_type == "latent":
-                    for piece in pieces:
+            with self.progress_bar(total=prepared.num_windows) as bar:
+                for piece in prepared.pieces(bar.update):
+                    if output_type == "latent":
                         yield from piece[0].unbind(1)
-                    return
-                decode = run.prediction.decode_latents
-                pieces = decode_pieces(decode, self.vae, pieces, run.num_frames, decode_chunk_size)
-                if prepared.pixels is not None:
-                    places = [number * run.plan.spacing for number in range(prepared.pixels.shape[2])]
-                    pieces = paste_pieces(pieces, prepared.pixels, places)
-                if run.super_resolution is not None:
-                    pieces = run.upscale(pieces)
-                for piece in pieces:
-                    yield from self.video_processor.postprocess_video(piece, output_type)[0]
+                    else:
+                        yield from self.video_processor.postprocess_video(piece, output_type)[0]
         except RunInterruptedError:
             self._interrupt = True
         finally:
@@ -291,7 +290,7 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
         guidance_scale: float | None = None,
         context_guidance_scale: float | None = None,
         negative_prompt: str | None = None,
-        eta: float = 0.0,
+        eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
@@ -306,6 +305,9 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
         interpolation_batch_size: int = 1,
         use_super_resolution: bool | None = None,
         stage_arguments: Mapping[str, Mapping[str, Any]] | None = None,
+        num_next_inference_steps: int | None = None,
+        previous_clip: VideoInput | None = None,
+        reencode_clips: bool = False,
         work_dir: str | os.PathLike | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
@@ -322,7 +324,8 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
                 *optional*): The first key frames, in the forms that [`KeyFramePredictionPipeline`] takes: an image, or
                 a video at the rate of key frames, of any length up to the result's. They come out exactly as given,
                 `rate ** num_passes` frames apart.
-            num_frames (`int`, *optional*, defaults to `config.num_frames`): Frames of the result. As many key frames
+            num_frames (`int`, *optional*, defaults to `config.num_frames`): Frames of the result, with whole clips any
+                number. As many key frames
                 are taken as it needs: N become 4 (N - 1) + 1 by one interpolation, 16 (N - 1) + 1 by two; each stage
                 draws its last window whole and drops what reaches beyond.
             num_passes (`int`, *optional*, defaults to 2 with an `interpolation_unet`, else 0): Interpolations.
@@ -335,10 +338,11 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
             context_guidance_scale (`float`, *optional*, defaults to 1.5 where a model with context is told frames):
                 Guidance by the frames that a window goes on from or lies between; 1 is none.
             negative_prompt (`str`, *optional*): What to avoid; needs guidance by the text.
-            eta (`float`, *optional*, defaults to 0.0): DDIM's share of fresh noise, for schedulers that take it.
+            eta (`float`, *optional*, defaults to 0.0): DDIM's share of fresh noise, for schedulers that take it; with
+                whole clips by default what the scheduler's `step` has.
             generator (`torch.Generator` or a list of one, *optional*): One number is drawn from it, and from this and
-                the number of a window comes the window's noise. Without it an unfinished run in `work_dir` goes on
-                with its own.
+                the number of a window comes the window's noise; whole clips take their noise from it one after the
+                other. Without it an unfinished run in `work_dir` goes on with its own.
             prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`, *optional*): Instead of `prompt`.
             negative_prompt_embeds (`torch.Tensor` of the same shape, *optional*): Instead of `negative_prompt`.
             output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`, see
@@ -360,7 +364,14 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
             stage_arguments (`dict[str, dict]`, *optional*): Other arguments for single stages: under `"image"`,
                 `"prediction"`, `"interpolation"` and `"super_resolution"` those of their pipelines' calls, such as
                 `num_inference_steps`, `timesteps`, `sigmas`, `guidance_rescale`, `mechanism` and `noise_level`. Of
-                the arguments above, super-resolution takes the texts, `num_inference_steps` and `eta`.
+                the arguments above, super-resolution takes the texts, `num_inference_steps` and `eta`. With whole
+                clips there is `"prediction"` alone, with `timesteps` or `sigmas`.
+            num_next_inference_steps (`int`, *optional*, defaults to `num_inference_steps`): With whole clips, steps of
+                one behind another: PVDM's N/M-s are N `num_inference_steps` and M of these.
+            previous_clip (`VideoInput`, *optional*): With whole clips, the video that this one goes on from, of which
+                nothing comes out; see [`UnconditionalVideoPipeline`].
+            reencode_clips (`bool`, *optional*, defaults to `False`): With whole clips, whether each goes on from the
+                frames of the one before, encoded again, instead of from its latents.
             work_dir (`str` or `os.PathLike`, *optional*): Folder for finished windows, new, empty or that of a run of
                 equal settings, which then goes on where it stopped and gives the frames it would have given. It is
                 left as it is when the run is complete: the same call then only decodes. It holds latents, and enlarged
@@ -383,13 +394,14 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
             RuntimeError: If a callback sets `_interrupt` before the first frames are finished.
 
         Source:
-            VideoLDM (arXiv:2304.08818), Section 3.2, and Section 4.1 with the appendix for long driving videos.
+            VideoLDM (arXiv:2304.08818), Section 3.2, and Section 4.1 with the appendix for long driving videos; PVDM
+            (arXiv:2302.07685), Algorithm 1.
 
         Examples:
         """
         arguments = {name: value for name, value in locals().items() if name != "self"}
-        prepared = prepare_run(self, arguments)
-        drawn = list(self._run(prepared, output_type, decode_chunk_size))
+        prepared = self._prepare(arguments)
+        drawn = list(self._run(prepared, output_type))
         if not drawn:
             raise RuntimeError("The run was interrupted before its first frames were finished.")
         if output_type == "latent":
@@ -398,8 +410,7 @@ class LongVideoPipeline(VideoHubMixin, LongVideoPartsMixin, DiffusionPipeline, S
             video = torch.stack(drawn)[None]
         else:
             video = np.stack(drawn)[None] if output_type == "np" else [drawn]
-        fps = float(prepared.run.plan.fps)
-        return VideoPipelineOutput(frames=video, fps=fps) if return_dict else (video,)
+        return VideoPipelineOutput(frames=video, fps=prepared.fps) if return_dict else (video,)
 
 
 @contextmanager

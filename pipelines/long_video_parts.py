@@ -1,5 +1,7 @@
 """The parts of a long-video pipeline, and the single pipelines they come from."""
 
+import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +10,16 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from diffusers.video_processor import VideoProcessor
 from torch import nn
 
+from diffusers_video.models.unet_triplane import UNetTriplaneModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
 from diffusers_video.pipelines import checks
+from diffusers_video.pipelines.denoisers import reads_previous_clip
 from diffusers_video.pipelines.frame_interpolation import FrameInterpolationPipeline
 from diffusers_video.pipelines.frame_streams import check_streaming
 from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
 from diffusers_video.pipelines.latents import vae_scale_factor
 from diffusers_video.pipelines.temporal_text import TEMPORAL_TEXT_COMPONENTS
+from diffusers_video.pipelines.unconditional_video import UnconditionalVideoPipeline
 from diffusers_video.pipelines.video_super_resolution import VideoSuperResolutionPipeline
 
 
@@ -22,6 +27,9 @@ SUPER = "super_resolution"
 SUPER_PARTS = ("unet", "scheduler", "low_res_scheduler", "vae", "text_encoder", "tokenizer")
 IMAGE_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 SHARED_PARTS = (*IMAGE_PARTS, *TEMPORAL_TEXT_COMPONENTS)
+CLIP_PARTS = ("unet", "scheduler", "vae")
+SINGLE_PIPELINES = (KeyFramePredictionPipeline, UnconditionalVideoPipeline)
+SETTINGS = ("prediction_settings", "interpolation_settings", "super_resolution_settings")
 TEXT_OPTIONS = ("cross_attention_dim", "addition_embed_type", "encoder_hid_dim", "in_channels")
 
 
@@ -44,10 +52,18 @@ class LongVideoPartsMixin:
         """
         self.register_modules(**components)
         self.register_to_config(**settings)
-        if components["vae"] is not None:
-            check_streaming(components["vae"])
         self.vae_scale_factor = vae_scale_factor(components["vae"])
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
+        if self.draws_clips:
+            self._check_clip_parts(components, settings)
+            return
+        if self.unet is not None and self.unet.config.get("use_previous_clip") is False:
+            raise ValueError(
+                f"`unet` must read the clip before, but this {type(self.unet).__name__} was built with"
+                " `use_previous_clip`=False. Take UnconditionalVideoPipeline for its single clips."
+            )
+        if components["vae"] is not None:
+            check_streaming(components["vae"])
         image_unet, interpolation_unet = components["image_unet"], components["interpolation_unet"]
         if image_unet is not None and (
             not isinstance(image_unet, UNet2DConditionModel) or isinstance(image_unet, UNetVideoConditionModel)
@@ -65,10 +81,40 @@ class LongVideoPartsMixin:
         if components["super_resolution_unet"] is not None:
             self.make_super_resolution().check_stream()
 
+    def _check_clip_parts(self, components: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        unused = [name for name, part in components.items() if name not in CLIP_PARTS and part is not None]
+        unused += [name for name in SETTINGS[1:] if settings[name]]
+        if unused:
+            way_out = (
+                " `VideoSuperResolutionPipeline.stream` enlarges frames as they come." if SUPER in unused[0] else ""
+            )
+            raise ValueError(
+                f"`{unused[0]}` has no effect with this `unet`, which draws clip after clip, each behind the one"
+                f" before. Leave it out.{way_out}"
+            )
+        self.make_clips()
+
+    @property
+    def draws_clips(self) -> bool:
+        """`bool`: Whether `unet` reads the clip before, so that whole clips are drawn instead of key frames."""
+        return self.unet is not None and reads_previous_clip(self.unet)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        # Every load of model_index.json passes here: one of a single trained pipeline becomes that of its long videos.
+        index = super()._dict_from_json_file(json_file)
+        if index.get("_class_name") not in (kind.__name__ for kind in SINGLE_PIPELINES):
+            return index
+        kind = SINGLE_PIPELINES[UNetTriplaneModel.__name__ in (index.get("unet") or ())]
+        known = inspect.signature(kind.__init__).parameters
+        names = [name for name, value in index.items() if name in known and not isinstance(value, list)]
+        settings = {name: index.pop(name) for name in names}
+        return {**index, "prediction_settings": settings}
+
     @classmethod
     def from_pipelines(
         cls,
-        prediction: KeyFramePredictionPipeline,
+        prediction: KeyFramePredictionPipeline | UnconditionalVideoPipeline,
         interpolation: FrameInterpolationPipeline | None = None,
         super_resolution: VideoSuperResolutionPipeline | None = None,
         *,
@@ -81,7 +127,7 @@ class LongVideoPartsMixin:
 
         Args:
             prediction ([`KeyFramePredictionPipeline`]): Draws key frames; its autoencoder and text encoder serve all
-                stages.
+                stages. Or an [`UnconditionalVideoPipeline`] whose denoiser reads the clip before: it draws all frames.
             interpolation ([`FrameInterpolationPipeline`], *optional*): Draws the frames between; it must have equal
                 text encoders, and an equal autoencoder unless `vae` is given.
             super_resolution ([`VideoSuperResolutionPipeline`], *optional*): Enlarges the frames.
@@ -95,16 +141,19 @@ class LongVideoPartsMixin:
 
         Raises:
             TypeError: If a pipeline is of another class.
-            ValueError: If parts that the stages share differ.
+            ValueError: If parts that the stages share differ, or one has no effect.
         """
+        draws_clips = isinstance(prediction, UnconditionalVideoPipeline) and reads_previous_clip(prediction.unet)
         for name, value, wanted in (
-            ("prediction", prediction, KeyFramePredictionPipeline),
+            ("prediction", prediction, SINGLE_PIPELINES[draws_clips]),
             ("interpolation", interpolation, FrameInterpolationPipeline),
             ("super_resolution", super_resolution, VideoSuperResolutionPipeline),
         ):
             if not isinstance(value, wanted) and not (name != "prediction" and value is None):
                 raise TypeError(f"`{name}` must be a {wanted.__name__}, but is a {type(value).__name__}.")
-        parts = {name: getattr(prediction, name) for name in ("unet", "scheduler", *SHARED_PARTS)}
+            if draws_clips and name != "prediction" and value is not None:
+                raise ValueError(f"`{name}` has no effect with a `prediction` that draws whole clips. Leave it out.")
+        parts = {name: getattr(prediction, name, None) for name in ("unet", "scheduler", *SHARED_PARTS)}
         parts |= {"vae": prediction.vae if vae is None else vae, "image_unet": image_unet}
         settings = {"prediction_settings": settings_of(prediction), "num_frames": num_frames}
         if interpolation is not None:
@@ -141,6 +190,16 @@ class LongVideoPartsMixin:
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["dtype"] = pipeline.dtype
         return super().from_pipe(pipeline, **kwargs)
+
+    def make_clips(self) -> UnconditionalVideoPipeline:
+        """
+        Make the pipeline that draws clip after clip, where `unet` reads the clip before.
+
+        Returns:
+            [`UnconditionalVideoPipeline`]: It shares all components.
+        """
+        parts = {name: getattr(self, name) for name in CLIP_PARTS}
+        return self._make("prediction_settings", UnconditionalVideoPipeline, parts)
 
     def make_prediction(self) -> KeyFramePredictionPipeline:
         """
@@ -223,6 +282,8 @@ class LongVideoPartsMixin:
         """
         num_passes = self.default_passes if num_passes is None else num_passes
         checks.check_integer("num_passes", num_passes, minimum=0)
+        if self.draws_clips:
+            return float(self.make_clips().config.fps)
         rate = self.make_interpolation().rate if num_passes else 1
         return float(self.make_prediction().config.fps * rate**num_passes)
 

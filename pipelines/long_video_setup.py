@@ -2,7 +2,7 @@
 
 # Shapes: C channels, F frames, H height, W width; latents (B, c, F, h, w).
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ from diffusers_video.conditioning.frames import MAX_CONTEXT_FRAMES, FrameConditi
 from diffusers_video.conditioning.noise import draw_seeds
 from diffusers_video.pipelines import checks
 from diffusers_video.pipelines.denoisers import draws_images, reads_text
+from diffusers_video.pipelines.frame_streams import decode_pieces, paste_pieces
 from diffusers_video.pipelines.key_frame_prediction import KeyFramePredictionPipeline
 from diffusers_video.pipelines.latents import frames_per_latent, latents_shape
+from diffusers_video.pipelines.long_video_parts import SETTINGS
 from diffusers_video.pipelines.long_video_plan import LongVideoPlan
 from diffusers_video.pipelines.long_video_stages import (
     GIVEN,
@@ -23,9 +25,8 @@ from diffusers_video.pipelines.long_video_stages import (
     IMAGE_ARGUMENTS,
     INTERPOLATION,
     PREDICTION,
-    STAGES,
+    STAGE_ARGUMENTS,
     SUPER_RESOLUTION,
-    SUPER_RESOLUTION_ARGUMENTS,
     WINDOW_ARGUMENTS,
     LongVideoRun,
     complete_call,
@@ -44,6 +45,8 @@ EMBEDDINGS = (
     "pooled_prompt_embeds",
     "negative_pooled_prompt_embeds",
 )
+# What only a denoiser that reads the clip before has a use for, and the values that ask for nothing.
+CLIP_ARGUMENTS = {"num_next_inference_steps": None, "previous_clip": None, "reencode_clips": False}
 # What neither changes a window nor is stored with it.
 FREE_ARGUMENTS = (
     "generator",
@@ -65,11 +68,50 @@ class PreparedRun:
         run ([`LongVideoRun`]): The stages.
         given (`torch.Tensor` of shape `(1, c, num_given, h, w)`, *optional*): Latents of the given key frames.
         pixels (`torch.Tensor` of shape `(1, channels, num_given, height, width)`, *optional*): They themselves.
+        output_type (`str`): What is asked for.
+        decode_chunk_size (`int`, *optional*): Frames decoded at once by an autoencoder of images.
     """
 
     run: LongVideoRun
     given: Tensor | None
     pixels: Tensor | None
+    output_type: str
+    decode_chunk_size: int | None
+
+    @property
+    def num_windows(self) -> int:
+        """`int`: Windows of all stages."""
+        return self.run.num_windows
+
+    @property
+    def fps(self) -> float:
+        """`float`: Frames per second of the video."""
+        return float(self.run.plan.fps)
+
+    def pieces(self, on_window: Callable[[], Any]) -> Iterator[Tensor]:
+        """
+        Draw the whole video.
+
+        Args:
+            on_window (`Callable`): Called when a window is finished.
+
+        Returns:
+            `Iterator[torch.Tensor]`: Frames of shape `(1, channels, any, height, width)` in [0, 1], or latents.
+
+        Raises:
+            RunInterruptedError: If a callback sets `_interrupt`.
+        """
+        run = self.run
+        run.on_window = on_window
+        pieces = run.latents(self.given)
+        if self.output_type == "latent":
+            return pieces
+        vae = run.prediction.vae
+        pieces = decode_pieces(run.prediction.decode_latents, vae, pieces, run.num_frames, self.decode_chunk_size)
+        if self.pixels is not None:
+            places = [number * run.plan.spacing for number in range(self.pixels.shape[2])]
+            pieces = paste_pieces(pieces, self.pixels, places)
+        return pieces if run.super_resolution is None else run.upscale(pieces)
 
 
 def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> PreparedRun:
@@ -88,7 +130,11 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
         ValueError: If a value is, or arguments do not fit together, the models or the run on disk.
         OSError: If the work folder cannot be used.
     """
-    full = dict(arguments)
+    for name, default in CLIP_ARGUMENTS.items():
+        if arguments[name] is not default:
+            raise ValueError(f"`{name}` has an effect only with a `unet` that reads the clip before. Leave it out.")
+    full = {name: value for name, value in arguments.items() if name not in CLIP_ARGUMENTS}
+    full["eta"] = 0.0 if full["eta"] is None else full["eta"]
     prediction, image = pipeline.make_prediction(), pipeline.make_image()
     frames = _load_given(full["frames"])
     given = None if frames is None else FrameCondition(frames.transpose(1, 2), tuple(range(frames.shape[2])))
@@ -111,7 +157,8 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
     folder = None if full["work_dir"] is None else WorkFolder(full["work_dir"])
     seed = _choose_seed(full["generator"], folder)
     if folder is not None:
-        folder.begin(_settings(pipeline, full, frames, seed))
+        settings = {name: value for name, value in full.items() if name not in FREE_ARGUMENTS}
+        folder.begin(describe_run(pipeline, {**settings, "frames": frames, "seed": seed}))
     text = _encode_text(prediction, full, calls)
     like = text.get("prompt_embeds", torch.empty(0, dtype=prediction.unet.dtype, device=prediction._execution_device))
     run = LongVideoRun(
@@ -129,15 +176,16 @@ def prepare_run(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Pr
         callback_tensors=full["callback_on_step_end_tensor_inputs"],
         on_window=lambda: None,
     )
+    output = (full["output_type"], full["decode_chunk_size"])
     if given is None:
-        return PreparedRun(run, None, None)
+        return PreparedRun(run, None, None, *output)
     shape = prediction.window_shape(full, 1, frames.shape[2])
     sources = run.window_generators(GIVEN, 0, 0, 1)
     with torch.no_grad():
         latents, _ = prediction.encode_given(
             conditions, loaded, shape, size, run.like, sources, full["decode_chunk_size"]
         )
-    return PreparedRun(run, latents, resize_video(frames, *size))
+    return PreparedRun(run, latents, resize_video(frames, *size), *output)
 
 
 def _load_given(frames: Any) -> Tensor | None:
@@ -185,7 +233,7 @@ def _check_calls(
 ) -> dict[str, dict[str, Any]]:
     """Make the calls of all stages, and check them as the stages' own pipelines do."""
     extra = full["stage_arguments"] or {}
-    _check_stage_arguments(extra)
+    check_stage_arguments(extra, STAGE_ARGUMENTS)
     for name in TEXTS:
         if not isinstance(full[name], (str, type(None))):
             raise TypeError(f"`{name}` must be a string, but is {full[name]!r}. Call once for each video.")
@@ -276,17 +324,27 @@ def _check_upscaling(
     return call
 
 
-def _check_stage_arguments(extra: Any) -> None:
+def check_stage_arguments(extra: Any, known: Mapping[str, tuple[str, ...]]) -> None:
+    """
+    Refuse arguments of stages that there are none of.
+
+    Args:
+        extra (`Any`): What a call was given as `stage_arguments`.
+        known (`Mapping[str, tuple[str, ...]]`): Names of arguments by stage.
+
+    Raises:
+        TypeError: If it is no dictionary of dictionaries.
+        ValueError: If a stage or an argument is unknown.
+    """
     if not isinstance(extra, Mapping) or not all(isinstance(value, Mapping) for value in extra.values()):
         raise TypeError(f"`stage_arguments` must be a dict of dicts, but is {extra!r}.")
     for stage, call in extra.items():
-        if stage not in STAGES:
-            raise ValueError(f"`stage_arguments` must be for {', '.join(STAGES)}, but one is for {stage!r}.")
-        known = {IMAGE: IMAGE_ARGUMENTS, SUPER_RESOLUTION: SUPER_RESOLUTION_ARGUMENTS}.get(stage, WINDOW_ARGUMENTS)
-        unknown = sorted(set(call) - set(known))
+        if stage not in known:
+            raise ValueError(f"`stage_arguments` must be for {', '.join(known)}, but one is for {stage!r}.")
+        unknown = sorted(set(call) - set(known[stage]))
         if unknown:
             raise ValueError(
-                f"`stage_arguments` of {stage!r} must be among {', '.join(known)}, but one is {unknown[0]!r}."
+                f"`stage_arguments` of {stage!r} must be among {', '.join(known[stage])}, but one is {unknown[0]!r}."
             )
 
 
@@ -297,17 +355,25 @@ def _choose_seed(generator: torch.Generator | list[torch.Generator] | None, fold
     return draw_seeds(source, 1)[0]
 
 
-def _settings(
-    pipeline: DiffusionPipeline, full: Mapping[str, Any], frames: Tensor | None, seed: int
-) -> dict[str, Any]:
-    settings = {name: describe(value) for name, value in full.items() if name not in (*FREE_ARGUMENTS, "frames")}
-    settings |= {"frames": describe(frames), "seed": seed}
+def describe_run(pipeline: DiffusionPipeline, values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Bring what decides a run to the form in which a work folder holds it.
+
+    Args:
+        pipeline ([`LongVideoPipeline`]): The pipeline.
+        values (`Mapping[str, Any]`): What was asked for, by name.
+
+    Returns:
+        `dict[str, Any]`: These, the models and their settings, see [`describe`].
+
+    Raises:
+        TypeError: If a value has no such form.
+    """
+    settings = {name: describe(value) for name, value in values.items()}
     for name, part in pipeline.components.items():
         if "tokenizer" not in name:
             settings[name] = describe(part)
-    for name in ("prediction_settings", "interpolation_settings", "super_resolution_settings"):
-        settings[name] = describe(pipeline.config[name])
-    return settings
+    return settings | {name: describe(pipeline.config[name]) for name in SETTINGS}
 
 
 def _encode_text(

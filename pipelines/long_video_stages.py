@@ -54,6 +54,12 @@ SUPER_RESOLUTION_ARGUMENTS = (
     "decode_chunk_size",
     "image_only",
 )
+STAGE_ARGUMENTS = {
+    IMAGE: IMAGE_ARGUMENTS,
+    PREDICTION: WINDOW_ARGUMENTS,
+    INTERPOLATION: WINDOW_ARGUMENTS,
+    SUPER_RESOLUTION: SUPER_RESOLUTION_ARGUMENTS,
+}
 ADVICE = "Load the denoiser in float32 or bfloat16, or try another scheduler or a lower `guidance_scale`."
 
 

@@ -65,6 +65,9 @@ WRONG_LONG_CALLS = {
         ValueError,
         "`stage_arguments` for 'super_resolution' have no effect",
     ),
+    "steps of clips": ({"num_next_inference_steps": 2}, ValueError, "`num_next_inference_steps` has an effect only"),
+    "a clip before": ({"previous_clip": VIDEO}, ValueError, "`previous_clip` has an effect only with a `unet` that"),
+    "clips encoded again": ({"reencode_clips": True}, ValueError, "`reencode_clips` has an effect only with a"),
     "a folder of nothing": ({"work_dir": "no/such/folder"}, FileNotFoundError, "`work_dir` must lie in a folder"),
     "a folder of a number": ({"work_dir": 3}, TypeError, "`work_dir` must be a path"),
 }

@@ -178,7 +178,8 @@ class PackOptions(DataOptions):
         option(
             "--model",
             "--pretrained-model-name-or-path",
-            help="Folder or Hub id of the pipeline to be trained; not needed with --config.",
+            help="Folder or Hub id of the pipeline to be trained, or folder of its autoencoder where there is no text;"
+            " not needed with --config.",
             panel=ENCODING,
         ),
     ] = None
@@ -260,16 +261,16 @@ def pack(options: PackOptions) -> None:
 
     from diffusers_video.data.packed import PackedClipDataset
     from diffusers_video.data.packing import pack_clips
+    from diffusers_video.training.encoders import load_encoders
     from diffusers_video.training.encoding import encode_clips, encoding_identity
-    from diffusers_video.training.models import load_pipeline, place_frozen_models
+    from diffusers_video.training.models import place_frozen_models
 
     config = options.training_config(train_data_dir=options.data, pretrained_model_name_or_path=options.model)
     if not config.pretrained_model_name_or_path:
         raise ValueError("`--model` must name the pipeline that encodes, but is missing. Add it, or a --config.")
     device = choose_device(options.device)
     dataset = _load_clips(options, config)
-    pipeline = load_pipeline(config, num_frames=config.frames_per_clip, fps=1.0)  # neither matters to an encoder
-    pipeline.unet = None
+    pipeline = load_encoders(config)
     identity = encoding_identity(pipeline)
     place_frozen_models(pipeline, device, "no")
     with progress_bar("Encoding clips") as progress:
@@ -284,9 +285,12 @@ def pack(options: PackOptions) -> None:
         )
     packed = PackedClipDataset(options.folder)
     left_out = f" ({len(packed.skipped)} could not be read)" if packed.skipped else ""
+    reads_text = hasattr(pipeline, "text_encoder")
+    script, part = ("", "model") if reads_text else (" --script unconditional", "vae")
     typer.echo(
-        f"Wrote {options.folder}: {len(packed)} clips{left_out}. Train on them: diffusers-video train --train_data_dir"
-        f" {options.folder} --pretrained_model_name_or_path {config.pretrained_model_name_or_path} ..."
+        f"Wrote {options.folder}: {len(packed)} clips{left_out}. Train on them: diffusers-video train{script}"
+        f" --train_data_dir {options.folder} --pretrained_{part}_name_or_path"
+        f" {config.pretrained_model_name_or_path} ..."
     )
 
 

@@ -17,14 +17,21 @@ from diffusers_video import TextToVideoPipeline
 from diffusers_video.data.packed import PackedClipDataset
 from diffusers_video.data.plan import ClipPlan
 from diffusers_video.training import encoding
+from diffusers_video.training import train_unconditional as train_unconditional_module
 from diffusers_video.training.encoding import encode_clips
 from diffusers_video.training.models import load_pipeline
+from diffusers_video.training.train_unconditional import main as train_unconditional
 from diffusers_video.training.training_data import load_clips
+from diffusers_video.training.unconditional_config import UnconditionalConfig
 from diffusers_video.video_io import read_video
 
 from .data.video_sets import write_jsonl, write_small
 from .test_cli import error_of, run
-from .training.tiny_runs import losses, read_log, save_image_model, tiny_config, train
+from .tiny_space_time import _BASE as TINY_UNET
+from .tiny_triplane import UNET as TINY_TRIPLANE
+from .tiny_triplane import tiny_autoencoder_triplane
+from .tiny_unconditional import tiny_autoencoder_kl_3d, tiny_unconditional
+from .training.tiny_runs import losses, read_log, reset_accelerate, save_image_model, tiny_config, train
 
 
 SMALL = ("--buckets", "16x16@3", "--fps", 8)
@@ -198,6 +205,12 @@ def test_a_full_folder_is_not_exported_into(clips: Path) -> None:
     assert result.exit_code == 2 and "must be new or empty" in result.stderr
 
 
+def heldout_losses(run: Path) -> list[float]:
+    found = [record["heldout_loss"] for record in read_log(run) if "heldout_loss" in record]
+    assert found
+    return found
+
+
 def test_packed_clips_are_trained_on_and_give_the_losses_of_the_videos(clips: Path, model: str) -> None:
     held_out = ("--heldout-fraction", 0.25)
     for name, flags in {"packed": (), "heldout": ("--heldout",)}.items():
@@ -210,10 +223,62 @@ def test_packed_clips_are_trained_on_and_give_the_losses_of_the_videos(clips: Pa
     )
     packed = train(model, "b", train_data_dir="packed", heldout_data_dir="heldout", **common)
     assert losses(packed) == pytest.approx(losses(videos), rel=1e-5)  # encoded in other batches, so rounded otherwise
-    measured = [
-        [record["heldout_loss"] for record in read_log(run) if "heldout_loss" in record] for run in (packed, videos)
-    ]
-    assert measured[0] == pytest.approx(measured[1], rel=1e-5)
+    assert heldout_losses(packed) == pytest.approx(heldout_losses(videos), rel=1e-5)
+
+
+def train_without_text(output: str, vae: str, model: Mapping[str, object], **settings: object) -> Path:
+    reset_accelerate()
+    own = {"max_train_steps": 3, "num_heldout_timesteps": 1, "num_validation_inference_steps": 1, "posterior": "mode"}
+    own |= {"prediction_type": "v_prediction"}  # whose target holds the latents: a new denoiser answers nothing yet
+    options = {"pretrained_vae_name_or_path": vae, "model_config_name_or_path": "unet.json", "checkpointing_steps": 0}
+    Path("unet.json").write_text(json.dumps(model))
+    train_unconditional(UnconditionalConfig(output_dir=output, **{**own, **options, **settings}))
+    return Path(output)
+
+
+def test_packed_latents_that_compress_time_give_the_losses_of_the_videos(clips: Path) -> None:
+    tiny_autoencoder_kl_3d(scaling_factor=20.0).save_pretrained("vae")
+    sizes, held_out = ("--buckets", "16x16@4", "--fps", 8), ("--heldout-fraction", 0.5)
+    for name, flags in {"packed": (), "heldout": ("--heldout",)}.items():
+        result = run("data", "pack", clips, name, "--model", "vae", "--device", "cpu", *sizes, *held_out, *flags)
+        assert result.exit_code == 0, result.output
+    assert "--script unconditional --train_data_dir heldout --pretrained_vae_name_or_path vae ..." in result.stdout
+    item = PackedClipDataset("packed")[0]
+    assert item["latents_mean"].std() > 0.3
+    assert item["latents_mean"].shape == (4, 2, 8, 8) and "prompt_embeds" not in item  # 4 frames are 2 latents
+    unet = {name: value for name, value in TINY_UNET.items() if name != "sample_size"}
+    options = {"buckets": ["16x16@4"], "fps": 8.0, "heldout_fraction": 0.5}
+    videos = train_without_text("a", "vae", unet, train_data_dir=str(clips), **options)
+    packed = train_without_text("b", "vae", unet, train_data_dir="packed", heldout_data_dir="heldout")
+    assert losses(packed) == pytest.approx(losses(videos), rel=1e-5)  # encoded in other batches, so rounded otherwise
+    assert heldout_losses(packed) == pytest.approx(heldout_losses(videos), rel=1e-5)
+    assert json.loads(Path("b/model_index.json").read_text())["num_frames"] == 4
+    again = run("data", "pack", clips, "of_model", "--model", "b", "--device", "cpu", *sizes, *held_out)
+    assert again.exit_code == 0, again.output
+    assert torch.equal(PackedClipDataset("of_model")[0]["latents_mean"], item["latents_mean"])
+
+
+@pytest.mark.parametrize("use_previous_clip", [False, True])
+def test_latents_of_triplanes_are_not_packed(
+    use_previous_clip: bool, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_autoencoder_triplane(sample_size=16, patch_size=4, num_frames=4).save_pretrained("vae")
+    message = "Latents of an AutoencoderTriplane cannot be packed"
+    assert message in error_of(run("data", "pack", clips, "packed", *SMALL, "--model", "vae", "--device", "cpu"))
+    assert not Path("packed").exists()
+    tiny_autoencoder_kl_3d().save_pretrained("other")
+    run("data", "pack", clips, "packed", "--buckets", "16x16@4", "--fps", 8, "--model", "other", "--device", "cpu")
+    monkeypatch.setattr(train_unconditional_module, "encoding_identity", lambda _: None)  # as if of this autoencoder
+    unet = {name: value for name, value in TINY_TRIPLANE.items() if name not in ("sample_size", "num_frames")}
+    unet |= {"_class_name": "UNetTriplaneModel", "use_previous_clip": use_previous_clip}
+    with pytest.raises(ValueError, match=message):
+        train_without_text("a", "vae", unet, train_data_dir="packed")
+
+
+def test_a_model_of_pixels_is_not_packed_for(clips: Path) -> None:
+    tiny_unconditional("pixel").save_pretrained("model")
+    result = run("data", "pack", clips, "packed", *SMALL, "--model", "model", "--device", "cpu")
+    assert "must have an autoencoder, but of 'model' it is a NoneType" in error_of(result)
 
 
 def test_shapes_are_packed_as_they_are_drawn(model: str) -> None:

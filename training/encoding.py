@@ -122,6 +122,23 @@ def encode_clips(pipeline: TextToVideoPipeline, batch: dict[str, Any]) -> dict[s
     return {"latents_mean": mean, "latents_std": std, **captions}
 
 
+def check_packable(vae: nn.Module) -> None:
+    """
+    Refuse an autoencoder whose latents cannot be cut to the clips that a denoiser is trained on.
+
+    Args:
+        vae (`torch.nn.Module`): The autoencoder.
+
+    Raises:
+        ValueError: If its latents have no axes of frames, height and width.
+    """
+    if hasattr(vae, "latent_size_of"):
+        raise ValueError(
+            f"Latents of an {type(vae).__name__} cannot be packed: they do not show their frames and size, and clips"
+            " to train on are cut in two for a denoiser that reads the clip before. Train on the videos."
+        )
+
+
 def encoding_identity(pipeline: TextToVideoPipeline) -> dict[str, str]:
     """
     Tell what encoded clips depend on: packed sets are refused by other models.

@@ -48,10 +48,15 @@ def tiny_config(model: str, output_dir: Path | str, **settings: Any) -> VideoUNe
     )
 
 
-def train(model: str, output_dir: Path | str, **settings: Any) -> Path:
-    """Run the script in this process; return its output folder."""
+def reset_accelerate() -> None:
+    """Let the next run in this process be as the first."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
+
+
+def train(model: str, output_dir: Path | str, **settings: Any) -> Path:
+    """Run the script in this process; return its output folder."""
+    reset_accelerate()
     main(tiny_config(model, output_dir, **settings))
     return Path(output_dir)
 

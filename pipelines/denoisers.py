@@ -55,7 +55,33 @@ def reads_text(unet: nn.Module) -> bool:
     Returns:
         `bool`: `True` for one with cross-attention or with pooled text.
     """
-    return needs_text(unet) or unet.config.get("pooled_text_dim") is not None
+    return needs_text(unet) or pools_text(unet)
+
+
+def pools_text(unet: nn.Module | None) -> bool:
+    """
+    Tell whether a denoiser reads text as one vector, zeros of which are no text.
+
+    Args:
+        unet (`torch.nn.Module`, *optional*): A video U-Net.
+
+    Returns:
+        `bool`: `True` for one with `pooled_text_dim`.
+    """
+    return unet is not None and unet.config.get("pooled_text_dim") is not None
+
+
+def reads_log_snr(unet: nn.Module | None) -> bool:
+    """
+    Tell whether a denoiser is told noise levels as log-SNR, and so fits schedulers in continuous time.
+
+    Args:
+        unet (`torch.nn.Module`, *optional*): A video U-Net.
+
+    Returns:
+        `bool`: `True` for one with `timestep_type="log_snr"`, and where there is none that it would not fit.
+    """
+    return unet is None or getattr(unet, "config", {}).get("timestep_type") == "log_snr"
 
 
 def draws_images(unet: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from diffusers_video.models.unet_space_time import UNetSpaceTimeModel
 from diffusers_video.models.unet_triplane import UNetTriplaneModel
 from diffusers_video.models.unet_video_condition import UNetVideoConditionModel
-from diffusers_video.pipelines.denoisers import needs_text, told_numbers
+from diffusers_video.pipelines.denoisers import needs_text, pools_text, reads_log_snr, told_numbers
 from diffusers_video.pipelines.latents import (
     PIXEL_CHANNELS,
     frames_per_latent,
@@ -42,7 +42,28 @@ def check_components(vae: nn.Module | None, unet: nn.Module | None, scheduler: S
         )
     _check_autoencoder(vae)
     if scheduler is not None:
-        check_scheduler(scheduler)
+        check_scheduler(scheduler, reads_log_snr(unet))
+
+
+def check_text_width(unet: nn.Module | None, text_encoder: nn.Module | None) -> None:
+    """
+    Refuse a text encoder whose tokens are of another width than a denoiser pools; `None` is accepted.
+
+    Args:
+        unet (`torch.nn.Module`, *optional*): The denoiser; any that does not pool text is accepted.
+        text_encoder (`torch.nn.Module`, *optional*): A text encoder of transformers.
+
+    Raises:
+        ValueError: If the widths differ.
+    """
+    if text_encoder is None or not pools_text(unet):
+        return
+    width, wanted = text_encoder.config.hidden_size, unet.config.pooled_text_dim
+    if width != wanted:
+        raise ValueError(
+            f"`text_encoder` must give tokens as wide as the `pooled_text_dim` of `unet`, {wanted}, but gives {width}"
+            " numbers for each. Take another one, or build the denoiser with that width."
+        )
 
 
 def _check_autoencoder(vae: nn.Module | None) -> None:
@@ -90,8 +111,7 @@ def check_unconditional(
     unet, vae = (getattr(module, "_orig_mod", module) for module in (unet, vae))
     _check_autoencoder(vae)
     if scheduler is not None:
-        takes_log_snr = unet is None or getattr(unet, "config", {}).get("timestep_type") == "log_snr"
-        check_scheduler(scheduler, takes_log_snr)
+        check_scheduler(scheduler, reads_log_snr(unet))
     if unet is None:
         return
     if not isinstance(unet, (UNetSpaceTimeModel, UNetTriplaneModel)):
@@ -119,14 +139,18 @@ def check_unconditional(
 
 
 def check_denoiser(
-    unet: nn.Module, vae: nn.Module, text_encoder_2: nn.Module | None, task: str, met: tuple[str, ...] = ("fps",)
+    unet: nn.Module,
+    vae: nn.Module | None,
+    text_encoder_2: nn.Module | None,
+    task: str,
+    met: tuple[str, ...] = ("fps",),
 ) -> None:
     """
     Refuse a denoiser that wants inputs which the pipeline does not have.
 
     Args:
         unet (`torch.nn.Module`): The denoiser.
-        vae (`torch.nn.Module`): The autoencoder.
+        vae (`torch.nn.Module`, *optional*): The autoencoder; there is none where pixels are denoised.
         text_encoder_2 (`torch.nn.Module`, *optional*): Second text encoder of Stable Diffusion XL.
         task (`str`): What the pipeline does, for the message.
         met (`tuple[str, ...]`, *optional*, defaults to `("fps",)`): Numbers per clip that the pipeline has.
@@ -138,9 +162,10 @@ def check_denoiser(
     channels = latent_channels(vae)
     if config.in_channels != channels or config.out_channels != channels:
         raise ValueError(
-            f"{task} needs a `unet` with as many channels as the latents of `vae`, {channels}, but it takes"
-            f" {config.in_channels} channels and gives {config.out_channels}. Inpainting (9) and instruction"
-            " (8 channels) models also take an image, which this pipeline has none of; use their text-to-image model."
+            f"{task} needs a `unet` with as many channels as {'pixels' if vae is None else 'the latents of `vae`'},"
+            f" {channels}, but it takes {config.in_channels} channels and gives {config.out_channels}. Inpainting"
+            " (9) and instruction (8 channels) models also take an image, which this pipeline has none of; use their"
+            " text-to-image model."
         )
     unmet = {
         "class_embed_type": config.get("class_embed_type"),

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor, nn
 
 from diffusers_video.pipelines.checks import check_finite, check_integer, check_pair, check_tensor, check_texts
-from diffusers_video.pipelines.denoisers import reads_text
+from diffusers_video.pipelines.denoisers import pools_text, reads_text
 
 
 _SDXL_ARGUMENTS = (
@@ -145,7 +146,8 @@ class TextEncodingMixin:
 
         Source:
             `StableDiffusionPipeline.encode_prompt` and `StableDiffusionXLPipeline.encode_prompt` of diffusers, which
-            do the work.
+            do the work. For a denoiser with `pooled_text_dim` padding is zeros, and so is a missing negative prompt:
+            the unconditional model of VDM (arXiv:2204.03458), Section 2.
         """
         if self.unet is not None and not reads_text(self.unet):
             return None, None, None, None
@@ -166,6 +168,7 @@ class TextEncodingMixin:
             "lora_scale": lora_scale,
             "clip_skip": clip_skip,
         }
+        without_text = pools_text(self.unet) and negative_prompt is None and negative_prompt_embeds is None
         if self.is_sdxl:
             prompt_embeds, negative_prompt_embeds, *pooled = StableDiffusionXLPipeline.encode_prompt(
                 self,
@@ -177,8 +180,14 @@ class TextEncodingMixin:
             )
             pooled_prompt_embeds, negative_pooled_prompt_embeds = pooled
         else:
+            arguments["do_classifier_free_guidance"] &= not without_text
             with _nested_text_model(self.text_encoder):
                 prompt_embeds, negative_prompt_embeds = StableDiffusionPipeline.encode_prompt(self, **arguments)
+        if pools_text(self.unet):
+            prompt_embeds = self._hide_padding(prompt_embeds, prompt)
+            negative_prompt_embeds = self._hide_padding(negative_prompt_embeds, negative_prompt)
+        if without_text:
+            negative_prompt_embeds = torch.zeros_like(prompt_embeds)
         check_finite(prompt_embeds, "The text encoder", "Load it in float32 or bfloat16, and check its weights.")
         if not do_classifier_free_guidance:
             negative_prompt_embeds = negative_pooled_prompt_embeds = None
@@ -209,6 +218,16 @@ class TextEncodingMixin:
         ids = torch.tensor([*original_size, *crops_coords_top_left, *target_size]).to(like)
         return ids.repeat(like.shape[0], 1)
 
+    def _hide_padding(self, embeds: Tensor | None, texts: list[str] | None) -> Tensor | None:  # BLD -> BLD
+        if embeds is None or texts is None:
+            return embeds
+        if isinstance(self, TextualInversionLoaderMixin):
+            texts = self.maybe_convert_prompt(texts, self.tokenizer)
+        form = {"padding": "max_length", "max_length": embeds.shape[1], "truncation": True, "return_tensors": "pt"}
+        is_text = self.tokenizer(texts, **form).attention_mask.bool().to(embeds.device)
+        is_text = is_text.repeat_interleave(embeds.shape[0] // len(texts), dim=0)
+        return embeds.masked_fill(~is_text[:, :, None], 0)
+
     def _check_embeddings(self, arguments: Mapping[str, Any]) -> int:
         prompt, prompt_embeds = arguments["prompt"], arguments["prompt_embeds"]
         config = self.unet.config
@@ -235,8 +254,9 @@ class TextEncodingMixin:
 
     def _check_text_encoders(self, arguments: Mapping[str, Any], guided: bool) -> None:
         prompt, clip_skip = arguments["prompt"], arguments["clip_skip"]
-        zeros = self.is_sdxl and self.config.force_zeros_for_empty_prompt and arguments["negative_prompt"] is None
-        negative = guided and arguments["negative_prompt_embeds"] is None and not zeros
+        zeros = pools_text(self.unet) or (self.is_sdxl and self.config.force_zeros_for_empty_prompt)
+        is_encoded = arguments["negative_prompt"] is not None or not zeros
+        negative = guided and arguments["negative_prompt_embeds"] is None and is_encoded
         parts = ("tokenizer_2", "text_encoder_2") if self.is_sdxl else ("tokenizer", "text_encoder")
         missing = [name for name in parts if getattr(self, name) is None]
         if missing and (prompt is not None or negative):
@@ -250,6 +270,10 @@ class TextEncodingMixin:
         if prompt is None:
             raise ValueError("`clip_skip` has no effect on `prompt_embeds`. Leave it out, or pass `prompt`.")
         encoders = [encoder for encoder in (self.text_encoder, self.text_encoder_2) if encoder is not None]
+        if not all(hasattr(getattr(encoder, "text_model", encoder), "final_layer_norm") for encoder in encoders):
+            raise ValueError(
+                f"`clip_skip` needs a text encoder of CLIP, but this is a {type(encoders[0]).__name__}. Leave it out."
+            )
         layers = min(encoder.config.num_hidden_layers for encoder in encoders) - self.is_sdxl
         if clip_skip > layers:
             raise ValueError(f"`clip_skip` must be at most {layers} with these text encoders, but is {clip_skip}.")

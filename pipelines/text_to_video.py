@@ -26,6 +26,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from diffusers_video.hub import VideoHubMixin
@@ -37,7 +39,7 @@ from diffusers_video.pipelines.denoising import DenoisingMixin, StepCallback
 from diffusers_video.pipelines.image_models import ImageModelMixin
 from diffusers_video.pipelines.ip_adapter import VideoIPAdapterMixin
 from diffusers_video.pipelines.latent_video import LatentVideoMixin
-from diffusers_video.pipelines.latents import latents_shape
+from diffusers_video.pipelines.latents import PIXEL_CHANNELS, latents_shape
 from diffusers_video.pipelines.loading import VideoLoraLoaderMixin
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
 from diffusers_video.pipelines.scheduling import prepare_timesteps
@@ -76,11 +78,14 @@ class TextToVideoPipeline(
     StableDiffusionMixin,
 ):
     """
-    Videos from text (and from videos) by a Stable Diffusion 1.x, 2.x or XL model with temporal layers.
+    Videos from text (and from videos) by a Stable Diffusion 1.x, 2.x or XL model with temporal layers, or by LVDM's or
+    VDM's model of text.
 
     Args:
-        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]): Autoencoder of images, used frame by frame, or one of videos.
-        text_encoder ([`~transformers.CLIPTextModel`]): Text encoder; the first one of XL.
+        vae ([`AutoencoderKL`] or [`AutoencoderTiny`], *optional*): Autoencoder of images, used frame by frame, or one
+            of videos. Without one the denoiser works on pixels.
+        text_encoder ([`~transformers.CLIPTextModel`]): Text encoder; the first one of XL. A denoiser with
+            `pooled_text_dim` takes any of transformers.
         tokenizer ([`~transformers.CLIPTokenizer`]): Its tokenizer.
         unet ([`UNetVideoConditionModel`] or [`UNetSpaceTimeModel`]): The denoiser; it reads text.
         scheduler ([`SchedulerMixin`]): Any of diffusers' whose `step` fits, see [`check_scheduler`].
@@ -95,7 +100,7 @@ class TextToVideoPipeline(
         num_frames (`int`, *optional*, defaults to 16): Frames of a video unless a call says otherwise.
         fps (`float`, *optional*, defaults to 8.0): Frames per second unless a call says otherwise.
         force_zeros_for_empty_prompt (`bool`, *optional*, defaults to `True`): Whether XL takes zeros where there is no
-            negative prompt.
+            negative prompt, as denoisers with `pooled_text_dim` always do.
         noise_prior (`str`, *optional*, defaults to `"independent"`): What the starting noise of a video's frames has
             in common: `"independent"`, `"mixed"` or `"progressive"`, see
             [`diffusers_video.conditioning.noise.draw_noise`].
@@ -104,6 +109,7 @@ class TextToVideoPipeline(
     """
 
     _optional_components = [
+        "vae",
         "text_encoder_2",
         "tokenizer_2",
         "controlnet",
@@ -115,9 +121,9 @@ class TextToVideoPipeline(
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        vae: AutoencoderKL | AutoencoderTiny | None,
+        text_encoder: CLIPTextModel | PreTrainedModel,
+        tokenizer: CLIPTokenizer | PreTrainedTokenizerBase,
         unet: UNetVideoConditionModel | UNetSpaceTimeModel,
         scheduler: KarrasDiffusionSchedulers,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
@@ -193,7 +199,8 @@ class TextToVideoPipeline(
             raise ValueError("`strength` has no effect without `video`. Leave it out, or pass a video.")
         if video is not None:
             checks.check_number("strength", strength, maximum=1, above_minimum=True)
-            checks.check_video("video", video, num_frames, batch_size, self.vae.config.get("in_channels", 3))
+            channels = PIXEL_CHANNELS if self.vae is None else self.vae.config.get("in_channels", PIXEL_CHANNELS)
+            checks.check_video("video", video, num_frames, batch_size, channels)
         if latents is None:
             return
         if video is not None:

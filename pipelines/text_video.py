@@ -12,10 +12,10 @@ from torch import Tensor
 
 from diffusers_video.conditioning.noise import check_noise_prior
 from diffusers_video.pipelines import checks
-from diffusers_video.pipelines.denoisers import told_numbers
+from diffusers_video.pipelines.denoisers import reads_log_snr, told_numbers
 from diffusers_video.pipelines.denoising import DenoiserConditions
-from diffusers_video.pipelines.latents import is_video_autoencoder, vae_scale_factor
-from diffusers_video.pipelines.model_checks import check_components, check_denoiser
+from diffusers_video.pipelines.latents import PIXEL_CHANNELS, is_video_autoencoder, vae_scale_factor
+from diffusers_video.pipelines.model_checks import check_components, check_denoiser, check_text_width
 from diffusers_video.pipelines.pipeline_output import VideoPipelineOutput
 from diffusers_video.pipelines.scheduling import check_schedule, check_scheduler
 from diffusers_video.pipelines.temporal_text import TEMPORAL_TEXT_ARGUMENTS, TemporalTextMixin, check_temporal_text
@@ -74,11 +74,14 @@ class TextVideoMixin(TemporalTextMixin):
         checks.check_number("fps", settings["fps"], above_minimum=True)
         if "noise_prior" in settings:
             check_noise_prior(settings["noise_prior"], settings["noise_prior_strength"])
-        check_components(components["vae"], components["unet"], components["scheduler"])
+        vae, unet = components["vae"], components["unet"]
+        check_components(vae, unet, components["scheduler"])
+        check_text_width(unet, components.get("text_encoder"))
         check_temporal_text(components)
         self.register_modules(**components)
         self.register_to_config(**settings)
-        self.vae_scale_factor = vae_scale_factor(components["vae"])
+        in_pixels = vae is None and unet is not None and unet.config.in_channels == PIXEL_CHANNELS
+        self.vae_scale_factor = 1 if in_pixels else vae_scale_factor(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
 
     def check_call(self, arguments: Mapping[str, Any], task: str, met: tuple[str, ...] = ("fps",)) -> int:
@@ -115,7 +118,7 @@ class TextVideoMixin(TemporalTextMixin):
             ValueError: If a value is, or arguments do not fit together or the models.
         """
         get = arguments.__getitem__
-        check_scheduler(self.scheduler)
+        check_scheduler(self.scheduler, reads_log_snr(self.unet))
         for name in ("height", "width"):
             checks.check_integer(name, get(name), minimum=1, multiple_of=self.vae_scale_factor)
         for name in ("num_frames", "num_inference_steps", "num_videos_per_prompt"):
@@ -135,8 +138,9 @@ class TextVideoMixin(TemporalTextMixin):
         checks.check_callback(get("callback_on_step_end"), names, self._callback_tensor_inputs)
         if not isinstance(get("cross_attention_kwargs"), (dict, type(None))):
             raise TypeError(f"`cross_attention_kwargs` must be a dict, but is {get('cross_attention_kwargs')!r}.")
-        if get("decode_chunk_size") is not None and is_video_autoencoder(self.vae):
-            raise ValueError("`decode_chunk_size` has no effect on an autoencoder of videos. Leave it out.")
+        if get("decode_chunk_size") is not None and (self.vae is None or is_video_autoencoder(self.vae)):
+            vae = "pixels" if self.vae is None else "an autoencoder of videos"
+            raise ValueError(f"`decode_chunk_size` has no effect on {vae}. Leave it out.")
         return batch_size
 
     def check_steps(self, arguments: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from diffusers_video.pipelines.scheduling import check_scheduler
 
 from .test_hub import FakeHub
 from .tiny_pipelines import tiny_image_pipeline, tiny_text_to_video
+from .tiny_text import tiny_text_vdm
 from .tiny_unconditional import tiny_unconditional
 
 
@@ -117,6 +118,15 @@ def test_a_saved_pipeline_brings_its_own_length_and_rate(inside: Path, models: P
     info = video_io.probe_video("clip.gif")
     assert (info.num_frames, info.fps, info.height) == (3, 4, 16)
     assert "untrained" not in result.stderr
+
+
+def test_a_model_of_pixels_is_drawn_at_any_size(inside: Path) -> None:
+    tiny_text_vdm().save_pretrained(inside / "vdm")
+    size = ("--num-frames", "2", "--height", "10", "--width", "12", "--steps", "1")
+    result = generate("--model", inside / "vdm", *size, "-o", "clip.gif")
+    assert result.exit_code == 0, result.output
+    info = video_io.probe_video("clip.gif")
+    assert (info.num_frames, info.height, info.width) == (2, 10, 12)
 
 
 def test_an_image_model_is_inflated_and_its_new_layers_are_announced(inside: Path, models: Path) -> None:

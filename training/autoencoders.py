@@ -71,12 +71,22 @@ def find_autoencoder(name: str, revision: str | None = None) -> tuple[dict[str, 
     """
     if not os.path.exists(name) and (name.startswith((".", "/", "~")) or name.endswith(".json")):
         raise FileNotFoundError(f"The autoencoder must be a folder, a JSON file or a Hub id, but {name!r} is missing.")
-    source = {"subfolder": "vae"} if _is_pipeline(name, revision) else {}
+    source = {"subfolder": "vae"} if is_pipeline(name, revision) else {}
     source |= {} if revision is None else {"revision": revision}
     return AutoencoderKL.load_config(name, **source), source
 
 
-def _is_pipeline(name: str, revision: str | None) -> bool:
+def is_pipeline(name: str, revision: str | None = None) -> bool:
+    """
+    Tell a pipeline from a single model.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Revision on the Hub.
+
+    Returns:
+        `bool`
+    """
     if os.path.exists(name):
         return os.path.isfile(os.path.join(name, DiffusionPipeline.config_name))
     try:

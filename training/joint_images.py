@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusers_video.data.joint_images import JointImageDataset
 from diffusers_video.data.packed import PackedClipDataset
 from diffusers_video.pipelines.latents import is_video_autoencoder
-from diffusers_video.pipelines.unconditional_video import UnconditionalVideoPipeline
 from diffusers_video.training.unconditional_config import UnconditionalConfig
 
 
@@ -36,13 +36,13 @@ def check_continuous(config: UnconditionalConfig) -> None:
             )
 
 
-def add_images(dataset: Dataset, pipeline: UnconditionalVideoPipeline, config: UnconditionalConfig) -> Dataset:
+def add_images(dataset: Dataset, pipeline: DiffusionPipeline, config: UnconditionalConfig) -> Dataset:
     """
     Put single images beside the clips of a set, if the settings ask for it.
 
     Args:
         dataset (`Dataset`): The clips, with `buckets`.
-        pipeline ([`UnconditionalVideoPipeline`]): The model that is trained.
+        pipeline (`DiffusionPipeline`): The model that is trained.
         config ([`UnconditionalConfig`]): `num_joint_images` and `seed`.
 
     Returns:

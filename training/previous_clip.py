@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from diffusers_video.pipelines.denoisers import reads_previous_clip
-from diffusers_video.pipelines.unconditional_video import UnconditionalVideoPipeline
 from diffusers_video.training import objectives
 from diffusers_video.training.clip_loss import HeldoutClip, heldout_loss
-from diffusers_video.training.encoding import encode_posterior
+from diffusers_video.training.encoding import check_packable, encode_posterior
+from diffusers_video.training.pooled_text import CaptionedClipLoss
+from diffusers_video.training.text_models import reads_captions
 from diffusers_video.training.training_data import is_packed
 from diffusers_video.training.unconditional import UnconditionalLoss
 from diffusers_video.training.unconditional_config import PREVIOUS_CLIP_PROBABILITY, UnconditionalConfig
+
+
+_LEFT_OUT = {"previous_latents": "previous", "encoder_hidden_states": "text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +105,12 @@ def cut_clips(batch: dict[str, Any], is_told: Tensor, starts: Sequence[int]) -> 
     return {**batch, **cut}
 
 
-def build_loss(
-    pipeline: UnconditionalVideoPipeline, config: UnconditionalConfig, device: torch.device
-) -> UnconditionalLoss:
+def build_loss(pipeline: DiffusionPipeline, config: UnconditionalConfig, device: torch.device) -> UnconditionalLoss:
     """
     Choose the loss that fits a denoiser.
 
     Args:
-        pipeline ([`UnconditionalVideoPipeline`]): Its denoiser says whether it reads the clip before.
+        pipeline (`DiffusionPipeline`): Its denoiser says whether it reads the clip before, and its class whether text.
         config ([`UnconditionalConfig`]): Settings of the objective.
         device (`torch.device`): Where it runs.
 
@@ -115,26 +118,23 @@ def build_loss(
         [`UnconditionalLoss`]
 
     Raises:
-        ValueError: If `previous_clip_probability` has no effect, or clips are packed that are to be cut.
+        ValueError: If `previous_clip_probability` has no effect, or clips are packed that cannot be.
     """
-    loss_class = ClipAfterClipLoss if reads_previous_clip(pipeline.unet) else UnconditionalLoss
-    if loss_class is UnconditionalLoss and config.previous_clip_probability is not None:
+    loss_class = CaptionedClipLoss if reads_captions(pipeline) else UnconditionalLoss
+    loss_class = ClipAfterClipLoss if reads_previous_clip(pipeline.unet) else loss_class
+    if loss_class is not ClipAfterClipLoss and config.previous_clip_probability is not None:
         raise ValueError(
             "`previous_clip_probability` has an effect only on a denoiser with `use_previous_clip`, but this"
             f" {type(pipeline.unet).__name__} reads no clip before. Leave it out."
         )
-    packed = [path for path in (config.train_data_dir, config.heldout_data_dir) if path and is_packed(path)]
-    if loss_class is ClipAfterClipLoss and packed:
-        raise ValueError(
-            f"{packed[0]!r} must hold videos, but holds packed latents, and those of triplanes cannot be cut into two"
-            " clips. Train on the videos."
-        )
+    if any(path and is_packed(path) for path in (config.train_data_dir, config.heldout_data_dir)):
+        check_packable(pipeline.vae)
     return loss_class.build(pipeline, config, device)
 
 
 def heldout_losses(model: nn.Module, loss_fn: UnconditionalLoss, clips: list[HeldoutClip]) -> dict[str, float]:
     """
-    Measure the denoising error on held-out clips, and of a denoiser that reads the clip before also without it.
+    Measure the denoising error on held-out clips, and of a denoiser that reads text or the clip before without it too.
 
     Args:
         model (`torch.nn.Module`): The denoiser, in evaluation mode.
@@ -142,12 +142,14 @@ def heldout_losses(model: nn.Module, loss_fn: UnconditionalLoss, clips: list[Hel
         clips (`list[HeldoutClip]`): From [`prepare_heldout`]; with none nothing is measured.
 
     Returns:
-        `dict[str, float]`: `heldout_loss`, and `heldout_loss_without_previous` of the same clips.
+        `dict[str, float]`: `heldout_loss`, and `heldout_loss_without_previous` or `heldout_loss_without_text` of the
+        same clips.
     """
     if not clips:
         return {}
     losses = {"heldout_loss": heldout_loss(model, loss_fn.scheduler, clips)}
-    if "previous_latents" in clips[0].conditions:
-        alone = [dataclasses.replace(clip, conditions={**clip.conditions, "previous_latents": None}) for clip in clips]
-        losses["heldout_loss_without_previous"] = heldout_loss(model, loss_fn.scheduler, alone)
+    for name, left_out in _LEFT_OUT.items():
+        if name in clips[0].conditions:
+            alone = [dataclasses.replace(clip, conditions={**clip.conditions, name: None}) for clip in clips]
+            losses[f"heldout_loss_without_{left_out}"] = heldout_loss(model, loss_fn.scheduler, alone)
     return losses

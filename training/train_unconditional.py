@@ -1,10 +1,12 @@
-"""Train a denoiser from scratch on clips without text: in latents of videos or images, or in pixels.
+"""Train a denoiser from scratch: in latents of videos or images, or in pixels; without text, or with pooled text.
 
     accelerate launch training/train_unconditional.py --preset lvdm --pretrained_vae_name_or_path AUTOENCODER \
         --train_data_dir CLIPS --resolution 256 --output_dir OUT --max_train_steps 100000
 
 `--task` says whether frames are given: none, first ones, or both ends; each also trains without them. A denoiser of
 the class `UNetTriplaneModel` trains with and without the clip before: its training clips hold two of its own.
+
+`--pretrained_text_encoder_name_or_path` makes it a model of text: captions reach it as one vector each.
 
 `--help` lists the settings; a YAML file with them may come first, and flags overrule it.
 """
@@ -14,10 +16,11 @@ from functools import partial
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from diffusers import DiffusionPipeline
 from torch import nn
 from torch.utils.data import Dataset
 
-from diffusers_video.pipelines.unconditional_video import UnconditionalVideoPipeline
+from diffusers_video.data.buckets import Bucket
 from diffusers_video.training.autoencoders import log_results
 from diffusers_video.training.base_config import parse_config
 from diffusers_video.training.clip_loss import HeldoutClip, prepare_heldout
@@ -29,6 +32,7 @@ from diffusers_video.training.previous_clip import build_loss, heldout_losses
 from diffusers_video.training.run_log import read_results
 from diffusers_video.training.run_start import describe_run, finish_setup, run_identity, start_run
 from diffusers_video.training.saving import gather_unet, save_pipeline
+from diffusers_video.training.text_models import reads_captions
 from diffusers_video.training.training_data import build_clip_loader, is_packed, load_clips
 from diffusers_video.training.unconditional import UnconditionalLoss, load_unconditional
 from diffusers_video.training.unconditional_config import UnconditionalConfig
@@ -68,7 +72,7 @@ def main(config: UnconditionalConfig) -> None:
     finish(accelerator, pipeline, dataset, config)
 
 
-def load_model_and_clips(config: UnconditionalConfig) -> tuple[UnconditionalVideoPipeline, Dataset, Dataset | None]:
+def load_model_and_clips(config: UnconditionalConfig) -> tuple[DiffusionPipeline, Dataset, Dataset | None]:
     """
     Load the model and find the clips, each in the light of the other.
 
@@ -108,15 +112,15 @@ def validate(loss_fn: UnconditionalLoss, clips: list[HeldoutClip], model: nn.Mod
 
 
 def finish(
-    accelerator: Accelerator, pipeline: UnconditionalVideoPipeline, dataset: Dataset, config: UnconditionalConfig
+    accelerator: Accelerator, pipeline: DiffusionPipeline, dataset: Dataset, config: UnconditionalConfig
 ) -> None:
     """
     Save the pipeline.
 
     Args:
         accelerator (`Accelerator`): Where training ran.
-        pipeline ([`UnconditionalVideoPipeline`]): With the trained denoiser.
-        dataset (`Dataset`): The clips.
+        pipeline (`DiffusionPipeline`): With the trained denoiser.
+        dataset (`Dataset`): The clips; the first caption is drawn by a model of text.
         config ([`UnconditionalConfig`]): Settings.
     """
     unet = pipeline.unet
@@ -124,10 +128,11 @@ def finish(
         if accelerator.mixed_precision != "no":  # the autoencoder is in half precision; save it as it was
             pipeline = load_unconditional(config, dataset)
         pipeline.unet = unet
-        drawn = pipeline.config
-        size = f"{drawn.width}x{drawn.height}@{drawn.num_frames}"
+        bucket = Bucket.parse(dataset.buckets[0])
+        size = f"{bucket.width}x{bucket.height}@{pipeline.config.num_frames}"
+        prompt = dataset[0]["text"] if reads_captions(pipeline) else None
         results = read_results(config.output_dir)
-        save_pipeline(pipeline.to("cpu"), config, size=size, prompt=None, results=results)
+        save_pipeline(pipeline.to("cpu"), config, size=size, prompt=prompt, results=results)
         log_results(config)
     accelerator.wait_for_everyone()
     accelerator.end_training()

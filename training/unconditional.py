@@ -35,6 +35,12 @@ from diffusers_video.training.context import context_conditions
 from diffusers_video.training.encoding import encode_posterior
 from diffusers_video.training.joint_images import append_images, check_continuous, mark_images
 from diffusers_video.training.models import set_noise_schedule, training_scheduler
+from diffusers_video.training.text_models import (
+    check_text_denoiser,
+    load_text_models,
+    make_text_pipeline,
+    reads_captions,
+)
 from diffusers_video.training.training_data import describe_clips
 from diffusers_video.training.unconditional_config import CONTEXT_DROPOUT, UnconditionalConfig
 
@@ -50,7 +56,7 @@ LVDM_SCHEDULE = {
 }
 
 
-def load_unconditional(config: UnconditionalConfig, dataset: Dataset) -> UnconditionalVideoPipeline:
+def load_unconditional(config: UnconditionalConfig, dataset: Dataset) -> DiffusionPipeline:
     """
     Load the model to train, or make a new one.
 
@@ -59,7 +65,8 @@ def load_unconditional(config: UnconditionalConfig, dataset: Dataset) -> Uncondi
         dataset (`Dataset`): The clips, with `buckets`: what the pipeline draws by default.
 
     Returns:
-        [`UnconditionalVideoPipeline`]: Its configuration holds the choices that sampling depends on.
+        [`UnconditionalVideoPipeline`], or [`TextToVideoPipeline`] for a denoiser that pools text: Its configuration
+        holds the choices that sampling depends on.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -70,30 +77,39 @@ def load_unconditional(config: UnconditionalConfig, dataset: Dataset) -> Uncondi
     if name is not None:
         load_options = {key: getattr(config, key) for key in ("revision", "variant") if getattr(config, key)}
         pipeline = DiffusionPipeline.from_pretrained(name, **load_options)
-        if not isinstance(pipeline, UnconditionalVideoPipeline):
+        if reads_captions(pipeline):
+            check_text_denoiser(pipeline.unet, pipeline.vae, config)
+        elif not isinstance(pipeline, UnconditionalVideoPipeline):
             raise TypeError(
                 f"`pretrained_model_name_or_path` must be an UnconditionalVideoPipeline, but {name!r} is a"
                 f" {type(pipeline).__name__}. Train that by the script of its task."
             )
     else:
-        vae = load_autoencoder(config)
-        unet = make_denoiser(config, vae, dataset)
-        pipeline = UnconditionalVideoPipeline(unet, make_scheduler(config, vae, unet), vae)
+        pipeline = _make_pipeline(config, dataset)
     if is_continuous(pipeline.scheduler):
         check_continuous(config)
     bucket = Bucket.parse(dataset.buckets[0])
     num_frames, fps = describe_clips(dataset)
     num_frames = frames_of_model(pipeline.unet, num_frames)
-    pipeline.register_to_config(
-        num_frames=num_frames // config.latent_stride,
-        fps=fps / config.latent_stride,
-        height=bucket.height,
-        width=bucket.width,
-        max_noise_level=config.max_noise_level,
-    )
+    pipeline.register_to_config(num_frames=num_frames // config.latent_stride, fps=fps / config.latent_stride)
+    height, width, factor = bucket.height, bucket.width, pipeline.vae_scale_factor
+    if reads_captions(pipeline):
+        pipeline.unet.register_to_config(sample_size=(height // factor, width // factor))
+    else:
+        config.check_no_text()
+        pipeline.register_to_config(height=height, width=width, max_noise_level=config.max_noise_level)
     set_noise_schedule(pipeline, config)
     _check_task(pipeline, config, dataset)
     return pipeline
+
+
+def _make_pipeline(config: UnconditionalConfig, dataset: Dataset) -> DiffusionPipeline:
+    vae, text_models = load_autoencoder(config), load_text_models(config)
+    unet = make_denoiser(config, vae, dataset, text_models.get("text_encoder"))
+    scheduler = make_scheduler(config, vae, unet)
+    if text_models:
+        return make_text_pipeline(config, vae=vae, unet=unet, scheduler=scheduler, **text_models)
+    return UnconditionalVideoPipeline(unet, scheduler, vae)
 
 
 def load_autoencoder(config: UnconditionalConfig) -> ModelMixin | None:
@@ -124,7 +140,7 @@ def load_autoencoder(config: UnconditionalConfig) -> ModelMixin | None:
 
 
 def make_denoiser(
-    config: UnconditionalConfig, vae: nn.Module | None, dataset: Dataset
+    config: UnconditionalConfig, vae: nn.Module | None, dataset: Dataset, text_encoder: nn.Module | None = None
 ) -> UNetSpaceTimeModel | UNetTriplaneModel:
     """
     Make a new denoiser: what its options leave open follows from the autoencoder, the clips and the task.
@@ -133,6 +149,7 @@ def make_denoiser(
         config ([`UnconditionalConfig`]): Settings.
         vae (`torch.nn.Module`, *optional*): The autoencoder; without one pixels are denoised.
         dataset (`Dataset`): The clips, with `buckets`.
+        text_encoder (`torch.nn.Module`, *optional*): The text encoder, where there is text.
 
     Returns:
         [`UNetSpaceTimeModel`] or [`UNetTriplaneModel`]
@@ -157,6 +174,8 @@ def make_denoiser(
     if unknown:
         raise ValueError(f"`{unknown[0]}` is no option of {model_class.__name__}. Take one of {sorted(known)}.")
     options = {**_derived_options(model_class, config, vae, dataset), **asked}
+    if "pooled_text_dim" in known and text_encoder is not None and not asked.get("cross_attention_dim"):
+        options = {"pooled_text_dim": text_encoder.config.hidden_size, **options}
     if model_class is UNetTriplaneModel:
         num_clips = 2 if options.get("use_previous_clip", True) else 1
         options = {"num_frames": Bucket.parse(dataset.buckets[0]).num_frames // num_clips, **options}

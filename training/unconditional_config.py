@@ -13,7 +13,12 @@ TASKS = ("unconditional", "key-frames", "interpolation")
 CONTEXT_DROPOUT = 0.1
 PREVIOUS_CLIP_PROBABILITY = 0.3
 _SOURCES = ("pretrained_model_name_or_path", "model_config_name_or_path", "preset")
-_OF_TEXT = ("caption_dropout", "image_probability")
+_OF_NEW_MODELS = (
+    "model_options",
+    "pretrained_vae_name_or_path",
+    "pretrained_text_encoder_name_or_path",
+    "scheduler_config_name_or_path",
+)
 
 
 @dataclass(kw_only=True)
@@ -27,7 +32,9 @@ class UnconditionalConfig(DenoiserConfig):
     """
 
     pretrained_model_name_or_path: str | None = option(
-        None, "Pipeline to go on with: a folder or Hub id of an UnconditionalVideoPipeline."
+        None,
+        "Pipeline to go on with: a folder or Hub id of an UnconditionalVideoPipeline, or of a TextToVideoPipeline"
+        " whose denoiser pools text.",
     )
     model_config_name_or_path: str | None = option(
         None, "Configuration of a new denoiser: a JSON file, or a folder that holds one."
@@ -38,6 +45,11 @@ class UnconditionalConfig(DenoiserConfig):
     )
     pretrained_vae_name_or_path: str | None = option(
         None, "Autoencoder of a new model, or a pipeline with one: a folder or Hub id; by default pixels are denoised."
+    )
+    pretrained_text_encoder_name_or_path: str | None = option(
+        None,
+        "Text encoder of a new model that reads captions as one vector each, or a pipeline with one: a folder or Hub"
+        " id; by default there is no text. VDM's is BERT-large.",
     )
     scheduler_config_name_or_path: str | None = option(
         None,
@@ -85,14 +97,37 @@ class UnconditionalConfig(DenoiserConfig):
         self._check_new_model()
         self._check_given_frames()
         self.read_model_options()
-        for name in _OF_TEXT:
-            if getattr(self, name) != self.default_of(name):
-                raise ValueError(f"`{name}` has no effect on a model that reads no text. Leave it out.")
+        self._check_text()
+
+    def _check_text(self) -> None:
+        if self.pretrained_text_encoder_name_or_path is None and self.pretrained_model_name_or_path is None:
+            self.check_no_text()
+        if self.image_probability:
+            raise ValueError(
+                "`image_probability` has no effect on a model that reads no text, and one that pools it takes"
+                " `num_joint_images`. Leave it out."
+            )
+
+    def check_no_text(self) -> None:
+        """
+        Refuse settings that a model without text does not follow.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if self.caption_dropout != self.default_of("caption_dropout"):
+            raise ValueError("`caption_dropout` has no effect on a model that reads no text. Leave it out.")
+
+    @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Settings without effect on this run; a checkpoint may have been written without them."""
+        name = "pretrained_text_encoder_name_or_path"
+        return super().idle_settings if getattr(self, name) is not None else (*super().idle_settings, name)
 
     def _check_new_model(self) -> None:
         if self.pretrained_model_name_or_path is None:
             return
-        for name in ("model_options", "pretrained_vae_name_or_path", "scheduler_config_name_or_path"):
+        for name in _OF_NEW_MODELS:
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"`{name}` is for new models, but {self.pretrained_model_name_or_path!r} has its own. Leave it"

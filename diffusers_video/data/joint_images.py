@@ -58,14 +58,16 @@ class JointImageDataset(Dataset):
             index (`int`): Which one; from [`BucketBatchSampler`] with its epoch.
 
         Returns:
-            `dict`: The item of the set, and `images`, a `torch.Tensor` of shape `(3, num_images, height, width)`.
+            `dict`: The item of the set, and `images`, a `torch.Tensor` of shape `(3, num_images, height, width)`; with
+            `image_texts`, a `list[str]` of their own captions, if clips have a `text`.
         """
         item, epoch, number = self.dataset[index], getattr(index, "epoch", 0), int(index) % len(self)
         random = np.random.default_rng([self.seed, epoch, number])
         others = [other for other in self._of_bucket[self.buckets[number]] if other != number]
         chosen = random.choice(others, self.num_images, replace=len(others) < self.num_images)
-        frames = []
+        frames, texts = [], []
         for other in chosen:
-            clip = self.dataset[EpochIndex(int(other), epoch)]["pixel_values"]
-            frames.append(clip[:, random.integers(clip.shape[1])])
-        return {**item, "images": torch.stack(frames, dim=1)}
+            clip = self.dataset[EpochIndex(int(other), epoch)]
+            frames.append(clip["pixel_values"][:, random.integers(clip["pixel_values"].shape[1])])
+            texts += [clip["text"]] if "text" in clip else []
+        return {**item, "images": torch.stack(frames, dim=1)} | ({"image_texts": texts} if texts else {})

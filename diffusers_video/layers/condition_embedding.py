@@ -48,6 +48,8 @@ class TextPooling(nn.Module):
     """
     Pool the tokens of a text to one vector by attention; a text without visible tokens gives zeros.
 
+    Tokens that are all zeros are padding, and not visible either.
+
     Args:
         text_dim (`int`): Width of the tokens, a multiple of 8, the number of heads.
         out_dim (`int`): Width of the vector.
@@ -70,14 +72,14 @@ class TextPooling(nn.Module):
 
         Args:
             text (`torch.Tensor` of shape `(batch_size, tokens, text_dim)`): Text.
-            mask (`torch.Tensor` of shape `(batch_size, tokens)`, *optional*): 1 or `True` for visible tokens.
+            mask (`torch.Tensor` of shape `(batch_size, tokens)`, *optional*): 1 or `True` for visible tokens; by
+                default those that are not all zeros.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, out_dim)`.
         """
         query = self.query.to(text.dtype).expand(text.shape[0], -1, -1)
-        if mask is None:
-            return self.proj(self.attention(query, self.norm(text)))[:, 0]
+        mask = (text != 0).any(dim=-1) if mask is None else mask
         bias = torch.zeros_like(mask, dtype=text.dtype).masked_fill(~mask.bool(), torch.finfo(text.dtype).min)
         pooled = self.proj(self.attention(query, self.norm(text), bias[:, None]))[:, 0]
         return pooled * mask.bool().any(dim=1, keepdim=True)

@@ -56,7 +56,7 @@ class UNetSpaceTimeModel(VideoAttentionMixin, ModelMixin, AttentionMixin, Config
     Args:
         in_channels (`int`, *optional*, defaults to 4): Channels of the noisy videos.
         out_channels (`int`, *optional*, defaults to 4): Channels of the prediction.
-        sample_size (`int`, *optional*, defaults to 32): Height and width of the training.
+        sample_size (`int` or `tuple[int, int]`, *optional*, defaults to 32): Height and width of the training.
         block_out_channels (`tuple[int, ...]`, *optional*, defaults to `(256, 512, 768, 1024)`): Channels of each
             level, multiples of `norm_num_groups`; height and width are halved between levels.
         layers_per_block (`int`, *optional*, defaults to 3): Residual blocks of each level.
@@ -112,7 +112,7 @@ class UNetSpaceTimeModel(VideoAttentionMixin, ModelMixin, AttentionMixin, Config
         in_channels: int = 4,
         out_channels: int = 4,
         *,
-        sample_size: int = 32,
+        sample_size: int | tuple[int, int] = 32,
         block_out_channels: tuple[int, ...] = (256, 512, 768, 1024),
         layers_per_block: int = 3,
         attention_type: str = "pair",
@@ -260,11 +260,14 @@ class UNetSpaceTimeModel(VideoAttentionMixin, ModelMixin, AttentionMixin, Config
             timestep (`torch.Tensor`, `float` or `int`): Noise level, see `timestep_type`: one for all, or of shape
                 `(batch_size,)` or `(batch_size * num_frames,)`.
             encoder_hidden_states (`torch.Tensor` of shape `(batch_size, tokens, dim)`, *optional*): Text, for models
-                with `cross_attention_dim`, which need it, or `pooled_text_dim`, where none is the unconditional model.
+                with `cross_attention_dim`, which need it, or `pooled_text_dim`, where none is the unconditional model,
+                and a text of zeros too. A pooled text may also be of shape `(batch_size * num_frames, tokens, dim)`:
+                independent images of `image_only` then have their own.
             class_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Classes, for models with
                 `num_class_embeds`; none adds nothing.
             encoder_attention_mask (`torch.Tensor` of shape `(batch_size, tokens)`, *optional*): 1 or `True` for tokens
-                that are visible. A text without any is pooled to the unconditional zeros.
+                that are visible, with as many rows as the text. A text without any is pooled to the unconditional
+                zeros.
             return_dict (`bool`, *optional*, defaults to `True`): Return an output object instead of a tuple.
             fps (`torch.Tensor` of shape `(batch_size,)` or `float`, *optional*): Frames per second, which models with
                 `use_fps` need.
@@ -383,16 +386,24 @@ class UNetSpaceTimeModel(VideoAttentionMixin, ModelMixin, AttentionMixin, Config
             "noise_level": config.num_noise_levels is not None,
         }
         needed = {"encoder_hidden_states": config.cross_attention_dim is not None, "fps": config.use_fps}
+        of_frames = ("encoder_hidden_states", "encoder_attention_mask") if config.pooled_text_dim is not None else ()
         for name, value in conditions.items():
             if value is not None and not read[name]:
                 raise ValueError(f"`{name}` has no effect on this model, which does not read it. Leave it out.")
             if value is None and needed.get(name):
                 raise ValueError(f"`{name}` must be given, because this model reads it. Pass it for every video.")
-            if isinstance(value, Tensor) and value.dim() and value.shape[0] != sample.shape[0]:
+            rows = {sample.shape[0]} | ({sample.shape[0] * sample.shape[2]} if name in of_frames else set())
+            if isinstance(value, Tensor) and value.dim() and value.shape[0] not in rows:
                 raise ValueError(
                     f"`{name}` must have one row per video ({sample.shape[0]}), but has {value.shape[0]}. Do not"
                     " repeat it for frames; the model does."
                 )
+        text, mask = conditions["encoder_hidden_states"], conditions["encoder_attention_mask"]
+        if text is not None and mask is not None and mask.shape != text.shape[:2]:
+            raise ValueError(
+                f"`encoder_attention_mask` must be of shape {tuple(text.shape[:2])}, that of the tokens of"
+                f" `encoder_hidden_states`, but is of shape {tuple(mask.shape)}. Give it as many rows as the text."
+            )
         if has_context and not config.use_frame_mask:
             raise ValueError(
                 "`context_latents` and `frame_mask` were given, but this model reads no given frames: its"

@@ -164,8 +164,9 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> 
     return [f"| {lines[0]} |", f"|{'---|' * len(columns)}", *(f"| {line} |" for line in lines[1:])]
 
 
-def render_markdown(sizes: Sequence[tuple[str, ...]], answers: Sequence[tuple[str, ...]]) -> str:
-    """The page for the documentation."""
+def render_markdown(sizes: Sequence[tuple[str, ...]], answers: Sequence[tuple[str, ...]], page: str = "") -> str:
+    """The page for the documentation; sections that the present one has below its tables are kept."""
+    kept = "".join(page.partition("\n## ")[1:])
     return "\n".join([
         "# VDM: published sizes, and guidance against an exact answer",
         "",
@@ -184,7 +185,7 @@ def render_markdown(sizes: Sequence[tuple[str, ...]], answers: Sequence[tuple[st
         "",
         *_markdown_table(ANSWER_COLUMNS, answers),
         "",
-    ])  # fmt: skip
+    ]) + kept  # fmt: skip
 
 
 def main(
@@ -212,7 +213,8 @@ def main(
         write_json(json_file, numbers)
     if markdown is not None:
         partial = markdown.with_name(markdown.name + ".partial")
-        partial.write_text(render_markdown(sizes, rows), encoding="utf-8")
+        page = markdown.read_text(encoding="utf-8") if markdown.is_file() else ""
+        partial.write_text(render_markdown(sizes, rows, page), encoding="utf-8")
         os.replace(partial, markdown)
 
 

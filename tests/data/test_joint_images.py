@@ -51,6 +51,22 @@ def test_the_choice_follows_seed_epoch_and_index() -> None:
     assert seen == {(clip, frame) for clip in range(9) if clip != 3 for frame in range(9)}
 
 
+def test_images_come_with_the_captions_of_their_own_clips() -> None:
+    class CaptionedClips(CountedClips):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {**super().__getitem__(index), "text": f"clip {int(index)}"}
+
+    dataset = JointImageDataset(CaptionedClips(*[3] * 6), num_images=3)
+    items = [dataset[2], dataset[5]]
+    for item in items:
+        assert (
+            item["image_texts"] == [f"clip {clip}" for clip, _ in places(item)]
+            and item["text"] not in item["image_texts"]
+        )
+    assert collate_clips(items)["image_texts"] == [item["image_texts"] for item in items]
+    assert "image_texts" not in JointImageDataset(CountedClips(3, 3), 1)[0]
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="`num_images` must be at least 1, but is 0"):
         JointImageDataset(CountedClips(3, 3), 0)

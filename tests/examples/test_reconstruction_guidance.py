@@ -69,6 +69,12 @@ def test_the_page_has_the_numbers_of_parameters_of_the_presets(toy: ModuleType) 
         assert f"| {name} | replacement |" in page
 
 
+def test_sections_below_the_tables_are_kept(toy: ModuleType) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    section = page[page.index("\n## A model of text") :]
+    assert toy.render_markdown([], [], page).endswith(section) and "## " not in toy.render_markdown([], [])
+
+
 @pytest.mark.slow
 def test_the_page_has_every_size_as_built(toy: ModuleType) -> None:
     page = PAGE.read_text(encoding="utf-8")

@@ -169,6 +169,50 @@ def test_text_without_visible_tokens_is_the_unconditional_model() -> None:
     assert torch.equal(got[1], unconditional[1]) and not torch.allclose(got[0], unconditional[0])
 
 
+def test_tokens_of_zeros_are_padding_of_a_pooled_text() -> None:
+    unet = tiny_space_time("vdm")
+    inputs = space_time_inputs(unet)
+    text = inputs["encoder_hidden_states"].clone()
+    text[0, 3:], text[1] = 0, 0
+    got = draw(unet, inputs, encoder_hidden_states=text)
+    torch.testing.assert_close(got[0], draw(unet, inputs, encoder_hidden_states=text[:, :3])[0])
+    assert torch.equal(got[1], draw(unet, inputs, encoder_hidden_states=None)[1])
+
+
+def test_independent_images_have_texts_of_their_own() -> None:
+    unet = tiny_space_time("vdm")
+    inputs = space_time_inputs(unet, num_frames=4)
+    inputs["image_only"] = torch.tensor([[False, False, True, True]] * 2)
+    texts = inputs["encoder_hidden_states"][:, None].repeat(1, 4, 1, 1)
+    want = draw(unet, inputs)
+    got = draw(unet, inputs, encoder_hidden_states=texts.flatten(0, 1))
+    torch.testing.assert_close(got, want)
+    texts[1, 2] = texts[0, 2]
+    changed = draw(unet, inputs, encoder_hidden_states=texts.flatten(0, 1)) != got
+    assert changed.any(dim=4).any(dim=3).any(dim=1).tolist() == [[False] * 4, [False, False, True, False]]
+    mask = torch.ones(8, 5)
+    mask[3] = 0
+    masked = draw(unet, inputs, encoder_hidden_states=texts.flatten(0, 1), encoder_attention_mask=mask)
+    assert torch.equal(masked[0, :, 3], draw(unet, inputs, encoder_hidden_states=None)[0, :, 3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "mask", "message"),
+    [
+        ("vdm", 3, None, "`encoder_hidden_states` must have one row per video"),
+        ("lvdm_text", 8, None, "`encoder_hidden_states` must have one row per video"),
+        ("vdm", 8, (2, 5), r"`encoder_attention_mask` must be of shape \(8, 5\)"),
+        ("lvdm_text", 2, (2, 4), r"`encoder_attention_mask` must be of shape \(2, 5\)"),
+    ],
+)
+def test_texts_of_other_rows_are_refused(kind: str, rows: int, mask: tuple | None, message: str) -> None:
+    unet = tiny_space_time(kind)
+    inputs = space_time_inputs(unet, num_frames=4)
+    inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:1].repeat(rows, 1, 1)
+    with pytest.raises(ValueError, match=message):
+        draw(unet, inputs, encoder_attention_mask=None if mask is None else torch.ones(mask))
+
+
 @pytest.mark.parametrize("kind", ["vdm", "lvdm_text", "videocrafter"])
 def test_hidden_tokens_are_not_read(kind: str) -> None:
     unet = tiny_space_time(kind)

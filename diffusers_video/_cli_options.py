@@ -216,7 +216,7 @@ class GenerateOptions(SamplingOptions):
         option("--image-model", help="Image model to make a video model of: a folder, Hub id or single file."),
     ] = None
     preset: Annotated[
-        Preset | None, option("--preset", help="Temporal layers for --image-model; by default videoldm.")
+        Preset | None, option("--preset", help="Temporal layers for --image-model; by default light.")
     ] = None
     num_frames: Annotated[int | None, option("--num-frames", min=1, help="Frames of the video.")] = None
     num_videos: Annotated[
@@ -307,7 +307,7 @@ class InfoOptions:
         int | None, option("--decode-chunk-size", min=1, help="Frames decoded at once; by default 16.")
     ] = None
     preset: Annotated[
-        Preset | None, option("--preset", help="Temporal layers for an image model; by default videoldm.")
+        Preset | None, option("--preset", help="Temporal layers for an image model; by default light.")
     ] = None
     as_json: Annotated[bool, option("--json", help="Print everything as JSON.")] = False
 

@@ -176,8 +176,10 @@ def _check_model(options: GenerateOptions, source: VideoInfo | None) -> None:
         raise ValueError(f"`--variant` has no effect on {name!r}, which is a single file. Leave it out.")
     pixels_per_latent = 2 ** (UNKNOWN_BLOCK_COUNT - 1)
     if not is_single_file(name):
-        _check_kind(flag, name, read_index(flag, name, options.load_arguments()))
-        pixels_per_latent = read_pixels_per_latent(name, options.load_arguments())
+        index = read_index(flag, name, options.load_arguments())
+        _check_kind(flag, name, index)
+        in_pixels = index.get("vae") == [None, None]
+        pixels_per_latent = 1 if in_pixels else read_pixels_per_latent(name, options.load_arguments())
     elif flag == "--model":
         raise ValueError(f"`--model` must be a folder or Hub id, but is the file {name!r}. Is it an --image-model?")
     given = None if source is None else (source.height, source.width)
@@ -203,8 +205,8 @@ def _load_pipeline(options: GenerateOptions, device: torch.device) -> TextToVide
     dtype, load = choose_dtype(options, device), options.load_arguments()
     if options.image_model is not None:
         note(NEW_LAYERS_NOTICE)
-        preset = options.preset or "videoldm"
-        pipeline = TextToVideoPipeline.from_image_model(options.image_model, preset, dtype=dtype, **load)
+        load |= {"dtype": dtype}
+        pipeline = TextToVideoPipeline.from_image_model(options.image_model, options.preset, **load)
     else:
         pipeline = TextToVideoPipeline.from_pretrained(options.model or SHAPES_MODEL, dtype=dtype, **load)
     return place_pipeline(pipeline, options, device)

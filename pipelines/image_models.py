@@ -18,7 +18,12 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffusers_video.models.temporal_checkpoint import read_temporal_options
-from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel, matching_preset
+from diffusers_video.models.unet_video_condition import (
+    DEFAULT_PRESET,
+    PRESETS,
+    UNetVideoConditionModel,
+    matching_preset,
+)
 from diffusers_video.pipelines.checks import check_integer, check_number
 from diffusers_video.pipelines.model_checks import check_components
 
@@ -66,7 +71,7 @@ class ImageModelMixin(FromSingleFileMixin):
         Args:
             model (`str`, `os.PathLike` or `DiffusionPipeline`): Hub id, folder, single file (`.safetensors`, `.ckpt`),
                 or a loaded pipeline with a `UNet2DConditionModel`, whose other components are then shared.
-            preset (`str`, *optional*): Preset of [`UNetVideoConditionModel.from_unet2d`]; `"videoldm"`, or what
+            preset (`str`, *optional*): Preset of [`UNetVideoConditionModel.from_unet2d`]; `"light"`, or what
                 `temporal_layers` were trained with.
             temporal_options (`dict[str, Any]`, *optional*): Its options, which overrule others.
             temporal_layers (`str` or `os.PathLike`, *optional*): File that
@@ -112,9 +117,9 @@ class ImageModelMixin(FromSingleFileMixin):
             image_pipeline = load_image_pipeline(model, cls.single_file_classes, **load_options)
         else:
             image_pipeline = model
-        lengths = {"frame_adaptor": num_frames} if "frame_adaptor" in PRESETS[preset or "videoldm"] else {}
+        lengths = {"frame_adaptor": num_frames} if "frame_adaptor" in PRESETS[preset or DEFAULT_PRESET] else {}
         options = {**lengths, **cls.temporal_defaults(image_pipeline), **recorded, **(temporal_options or {})}
-        components = video_components(image_pipeline, preset or "videoldm", options)
+        components = video_components(image_pipeline, preset or DEFAULT_PRESET, options)
         if temporal_layers is not None:
             components["unet"].load_temporal_layers(temporal_layers)
         components |= {"temporal_text_encoder": temporal_text_encoder, "temporal_tokenizer": temporal_tokenizer}

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import diffusers_video
-from diffusers_video.models.unet_video_condition import PRESETS, UNetVideoConditionModel
+from diffusers_video.models.unet_video_condition import DEFAULT_PRESET, PRESETS, UNetVideoConditionModel
 from diffusers_video.pipelines.checkpoint_info import (
     IMAGE_PIPELINE,
     IMAGE_UNET,
@@ -131,7 +131,7 @@ def estimate_clip_memory(
     width: int,
     batch_size: int = 1,
     dtype: torch.dtype = torch.float32,
-    preset: str = "videoldm",
+    preset: str = DEFAULT_PRESET,
     use_guidance: bool = True,
     decode_chunk_size: int = FRAMES_AT_ONCE,
     num_other_parameters: Mapping[str, int] | None = None,
@@ -149,7 +149,7 @@ def estimate_clip_memory(
         width (`int`): Width in pixels.
         batch_size (`int`, *optional*, defaults to 1): Videos of the call.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Type of the weights.
-        preset (`str`, *optional*, defaults to `"videoldm"`): Temporal layers for an image U-Net.
+        preset (`str`, *optional*, defaults to `"light"`): Temporal layers for an image U-Net.
         use_guidance (`bool`, *optional*, defaults to `True`): Whether the denoiser runs with and without the prompt.
         decode_chunk_size (`int`, *optional*, defaults to 16): Frames decoded at once.
         num_other_parameters (`Mapping[str, int]`, *optional*): Parameters of the other components, by name.
@@ -207,7 +207,7 @@ def estimate_checkpoint_memory(
         height (`int`, *optional*): Height in pixels; by default the one the model was trained at.
         width (`int`, *optional*): Width in pixels, likewise.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float16`): Type of the weights.
-        preset (`str`, *optional*, defaults to `"videoldm"`): Temporal layers for an image model; none for a video
+        preset (`str`, *optional*, defaults to `"light"`): Temporal layers for an image model; none for a video
             model, which has its own.
         options: `batch_size`, `decode_chunk_size` and `use_guidance` of [`estimate_clip_memory`].
 
@@ -240,7 +240,7 @@ def estimate_checkpoint_memory(
         height=height or sizes[0] * factor,
         width=width or sizes[1] * factor,
         dtype=dtype,
-        preset=preset or "videoldm",
+        preset=preset or DEFAULT_PRESET,
         num_other_parameters={name: count for name, count in others.items() if count},
         **options,
     )

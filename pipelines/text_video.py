@@ -139,7 +139,7 @@ class TextVideoMixin(TemporalTextMixin):
         if not isinstance(get("cross_attention_kwargs"), (dict, type(None))):
             raise TypeError(f"`cross_attention_kwargs` must be a dict, but is {get('cross_attention_kwargs')!r}.")
         if get("decode_chunk_size") is not None and (self.vae is None or is_video_autoencoder(self.vae)):
-            vae = "pixels" if self.vae is None else "an autoencoder of videos"
+            vae = "a pipeline without `vae`" if self.vae is None else "an autoencoder of videos"
             raise ValueError(f"`decode_chunk_size` has no effect on {vae}. Leave it out.")
         return batch_size
 

@@ -170,8 +170,6 @@ class UpscalingMixin:
             )
         if not isinstance(get("image_only"), bool):
             raise TypeError(f"`image_only` must be a bool, but is {get('image_only')!r}.")
-        if get("decode_chunk_size") is not None and self.vae is None:
-            raise ValueError("`decode_chunk_size` has no effect on a pipeline without `vae`. Leave it out.")
         self.check_steps(arguments)
         return batch_size
 

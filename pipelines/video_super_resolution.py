@@ -151,7 +151,7 @@ class VideoSuperResolutionPipeline(
     def from_image_model(
         cls,
         model: str | os.PathLike | DiffusionPipeline,
-        preset: str = "videoldm",
+        preset: str | None = None,
         *,
         num_frames: int = DEFAULT_CHUNK_SIZE,
         **options: Any,
@@ -163,7 +163,7 @@ class VideoSuperResolutionPipeline(
         Args:
             model (`str`, `os.PathLike` or [`StableDiffusionUpscalePipeline`]): Hub id, folder, single file, or a
                 loaded pipeline.
-            preset (`str`, *optional*, defaults to `"videoldm"`): Preset of [`UNetVideoConditionModel.from_unet2d`].
+            preset (`str`, *optional*): Preset of [`UNetVideoConditionModel.from_unet2d`].
             num_frames (`int`, *optional*, defaults to 8): Frames upscaled at once unless a call says otherwise.
             options: See [`ImageModelMixin.from_image_model`].
 

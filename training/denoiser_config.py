@@ -26,7 +26,7 @@ class DenoiserConfig(TrainingConfig):
 
     revision: str | None = option(None, "Revision of the model on the Hub.")
     variant: str | None = option(None, "Variant of the weight files, such as fp16.")
-    preset: str | None = option(None, "Temporal layers of a new video model: videoldm (default), light or magicvideo.")
+    preset: str | None = option(None, "Temporal layers of a new video model: light (default), videoldm or magicvideo.")
 
     posterior: str = option("sample", "Latents: sample from the autoencoder's posterior, or its mode.")
     num_heldout_timesteps: int = option(4, "Timesteps per held-out clip, spread evenly.")

@@ -64,9 +64,8 @@ def load_pipeline(config: VideoUNetConfig, num_frames: int, fps: float) -> Diffu
         added = _told_numbers(config)
         options = config.read_temporal_options() | ({"added_time_ids": added} if added else {})
         load_options |= {} if config.train == "spatial" else {"num_frames": num_frames}
-        preset = config.preset or "videoldm"
         pipeline_class = TASK_PIPELINES[config.task]
-        pipeline = pipeline_class.from_image_model(name, preset, temporal_options=options, **load_options)
+        pipeline = pipeline_class.from_image_model(name, config.preset, temporal_options=options, **load_options)
     _check_trainable(pipeline, name, config.task)
     if config.train != "spatial":
         prior = {"noise_prior": config.noise_prior, "noise_prior_strength": config.noise_prior_strength}
@@ -192,6 +191,11 @@ def is_video_pipeline(name: str, revision: str | None) -> bool:
 
 
 def _check_trainable(pipeline: DiffusionPipeline, name: str, task: str) -> None:
+    if pipeline.vae is None:
+        raise ValueError(
+            f"`pretrained_model_name_or_path` must have an autoencoder, but {name!r} has none. In pixels,"
+            " `train_unconditional.py` trains it."
+        )
     met = ("fps",) if task == "text-to-video" else MET_NUMBERS
     check_denoiser(pipeline.unet, pipeline.vae, pipeline.text_encoder_2, "Training from text", met)
     refuse_distilled(pipeline, name)

@@ -70,8 +70,8 @@ def load_upscaler(config: SuperResolutionConfig, num_frames: int, fps: float) ->
         _check_class(name, config.revision)
         pipeline = VideoSuperResolutionPipeline.from_pretrained(name, **load_options)
     else:
-        preset = config.preset or "videoldm"
-        pipeline = VideoSuperResolutionPipeline.from_image_model(name, preset, num_frames=num_frames, **load_options)
+        options = {"num_frames": num_frames, **load_options}
+        pipeline = VideoSuperResolutionPipeline.from_image_model(name, config.preset, **options)
     check_upscaler(pipeline.unet, pipeline.vae, "Training on low-resolution frames")
     refuse_distilled(pipeline, name)
     level = pipeline.config.max_noise_level if config.max_noise_level is None else config.max_noise_level

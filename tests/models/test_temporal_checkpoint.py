@@ -23,7 +23,7 @@ def trained(seed: int = 0, preset: str = "videoldm") -> UNetVideoConditionModel:
 def test_temporal_layers_move_onto_another_image_model(tmp_path: Path) -> None:
     first = trained()
     other2d = tiny_unet2d(seed=7)
-    other = UNetVideoConditionModel.from_unet2d(other2d)
+    other = UNetVideoConditionModel.from_unet2d(other2d, "videoldm")
     report = other.load_temporal_layers(first.save_temporal_layers(tmp_path / "motion"))
     assert report.is_complete
     state = other.state_dict()
@@ -81,7 +81,7 @@ def test_the_file_holds_temporal_layers_only_and_says_what_it_is(tmp_path: Path)
 
 
 def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
-    model = UNetVideoConditionModel.from_unet2d(tiny_unet2d())
+    model = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), "videoldm")
     contents = {model.save_temporal_layers(tmp_path / str(number)).read_bytes() for number in range(4)}
     assert len(contents) == 1
     with safe_open(tmp_path / "0" / "temporal_layers.safetensors", "pt") as file:
@@ -91,7 +91,7 @@ def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
 def test_the_weights_of_a_whole_video_model_are_accepted(tmp_path: Path) -> None:
     unet = trained()
     unet.save_pretrained(tmp_path)
-    other = UNetVideoConditionModel.from_unet2d(tiny_unet2d(seed=3))
+    other = UNetVideoConditionModel.from_unet2d(tiny_unet2d(seed=3), "videoldm")
     assert other.load_temporal_layers(tmp_path / "diffusion_pytorch_model.safetensors").is_complete
 
 
@@ -108,8 +108,8 @@ def test_a_file_of_other_options_is_refused_and_changes_nothing(tmp_path: Path) 
 @pytest.mark.parametrize("option", [{"temporal_attention": "causal"}, {"temporal_norm_eps": 1e-6}])
 def test_a_file_of_equal_shapes_and_another_meaning_is_refused(option: dict[str, object], tmp_path: Path) -> None:
     path = trained().save_temporal_layers(tmp_path)
-    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), **option)
-    (name, value), recorded = *option.items(), unet.from_unet2d(tiny_unet2d()).config
+    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), "videoldm", **option)
+    (name, value), recorded = *option.items(), unet.from_unet2d(tiny_unet2d(), "videoldm").config
     with pytest.raises(ValueError, match=f"`{name}` is {recorded[name]} in the file and {value} in the model"):
         unet.load_temporal_layers(path)
     report = unet.load_temporal_layers(path, strict=False)
@@ -119,7 +119,7 @@ def test_a_file_of_equal_shapes_and_another_meaning_is_refused(option: dict[str,
 
 def test_a_file_of_other_heads_is_refused_though_every_shape_fits(tmp_path: Path) -> None:
     path = trained().save_temporal_layers(tmp_path)
-    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(attention_head_dim=4))
+    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(attention_head_dim=4), "videoldm")
     assert [tensor.shape for tensor in unet.parameters()] == [tensor.shape for tensor in trained().parameters()]
     with pytest.raises(ValueError, match=r"number of heads of `.*attn1` is 2 in the file and 4 in the model"):
         unet.load_temporal_layers(path)
@@ -127,19 +127,19 @@ def test_a_file_of_other_heads_is_refused_though_every_shape_fits(tmp_path: Path
 
 def test_the_farthest_frame_may_differ(tmp_path: Path) -> None:
     path = trained().save_temporal_layers(tmp_path)
-    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), temporal_max_distance=2)
+    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), "videoldm", temporal_max_distance=2)
     assert unet.load_temporal_layers(path).is_complete and unet.config.temporal_max_distance == 2
 
 
 def test_a_file_of_another_shape_is_refused_naming_layer_and_shapes(tmp_path: Path) -> None:
     path = trained().save_temporal_layers(tmp_path)
-    wide = UNetVideoConditionModel.from_unet2d(tiny_unet2d(cross_attention_dim=24))
+    wide = UNetVideoConditionModel.from_unet2d(tiny_unet2d(cross_attention_dim=24), "videoldm")
     message = (
         r"`down_blocks.*temporal_transformer_blocks.0.attn2.to_k.weight` is \(8, 12\) in the file and \(8, 24\) in"
     )
     with pytest.raises(ValueError, match=message):
         wide.load_temporal_layers(path)
-    big = UNetVideoConditionModel.from_unet2d(tiny_unet2d(block_out_channels=(12, 20)))
+    big = UNetVideoConditionModel.from_unet2d(tiny_unet2d(block_out_channels=(12, 20)), "videoldm")
     with pytest.raises(
         ValueError, match=r"temporal_transformer_blocks.0.norm_in.weight` is \(8,\) in the file and \(12,\) in the m"
     ):
@@ -152,7 +152,7 @@ def test_what_matches_is_loaded_on_request_and_reported(tmp_path: Path) -> None:
     name = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1.to_q.weight"
     tensors[name] = tensors[name][:4].clone()
     save_file(tensors, path)
-    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d())
+    unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), "videoldm")
     report = unet.load_temporal_layers(path, strict=False)
     assert report.mismatched == {name: ((4, 16), (16, 16))}
     assert "mid_block.attentions.0.temporal_transformer_blocks.0.ff.net.2.bias" in report.missing

@@ -351,6 +351,13 @@ def test_options_of_the_image_model_reach_the_video_model() -> None:
             assert name == "self" or as_lists(config[name]) == as_lists(unet2d.config[name])
 
 
+def test_new_layers_are_those_of_the_ablation_s_choice() -> None:
+    unet2d = tiny_unet2d()
+    assert UNetVideoConditionModel.preset_of(UNetVideoConditionModel.from_unet2d(unet2d).config) == "light"
+    full = UNetVideoConditionModel.from_unet2d(unet2d, "videoldm").config
+    assert UNetVideoConditionModel.preset_of(full) == "videoldm"
+
+
 def test_presets_can_be_overruled() -> None:
     unet = UNetVideoConditionModel.from_unet2d(tiny_unet2d(), "light", temporal_feed_forward=True)
     assert unet.temporal_options == {

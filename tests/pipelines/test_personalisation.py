@@ -351,7 +351,7 @@ BAD_PARTS = {
         "`temporal_text_encoder` has no effect, because the temporal layers of this `unet` read no text",
     ),
     "another width": (
-        lambda pipe: {"unet": UNetVideoConditionModel.from_unet2d(tiny_unet2d(cross_attention_dim=16))},
+        lambda pipe: {"unet": UNetVideoConditionModel.from_unet2d(tiny_unet2d(cross_attention_dim=16), "videoldm")},
         ValueError,
         "must give embeddings of width 16, which `unet` reads, but its width is 12",
     ),

@@ -105,7 +105,7 @@ def test_a_video_is_started_from(pipeline: TextToVideoPipeline) -> None:
 
 
 BAD_CALLS = [
-    ({"decode_chunk_size": 2}, "`decode_chunk_size` has no effect on pixels"),
+    ({"decode_chunk_size": 2}, "`decode_chunk_size` has no effect on a pipeline without `vae`"),
     ({"clip_skip": 1}, "`clip_skip` needs a text encoder of CLIP, but this is a BertModel"),
     ({"latents": torch.zeros(1, 4, FRAMES, SIDE, SIDE)}, "`latents` must"),
     ({"prompt": None}, "Either `prompt` or `prompt_embeds` must be given"),

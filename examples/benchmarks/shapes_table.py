@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -368,8 +369,7 @@ def render_markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], about:
     lines = [titles, ["---"] * len(titles), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     notes = "\n".join(["", *(f"- {warning}" for warning in warnings), ""]) if warnings else ""
-    head = "Written by `python examples/benchmarks/shapes_table.py --markdown docs/shapes_table.md`."
-    return f"# The shapes set: systems and scores\n\n{head} {about}\n\n{table}\n\n{NOTES}\n{notes}"
+    return f"# The shapes set: systems and scores\n\n{about}\n\n{table}\n\n{NOTES}\n{notes}"
 
 
 def main(
@@ -404,8 +404,11 @@ def main(
     if json_file is not None:
         write_json(json_file, {"settings": {**measuring, **asdict(sampling)}, "systems": table, "warnings": warnings})
     if markdown is not None:
+        command = ["python", "examples/benchmarks/shapes_table.py", *(models or []), "--num-clips", num_clips]
+        command += ["--steps", steps, "--seed", seed, "--markdown", markdown]
         about = (
-            f"{num_clips} clips of {NUM_FRAMES} frames of {RESOLUTION}x{RESOLUTION} pixels for each row and for the"
+            f"Written by `{shlex.join(map(str, command))}`."
+            f" {num_clips} clips of {NUM_FRAMES} frames of {RESOLUTION}x{RESOLUTION} pixels for each row and for the"
             f" reference; pipelines by {steps} steps, guidance {guidance_scale:g}; seed {seed}."
         )
         with replacing(markdown) as temporary:

@@ -1,7 +1,7 @@
 """Measure what guidance adds to a model that was never told given frames: extension, and enlarging four times.
 
-    accelerate launch training/train_unconditional.py examples/vdm/shapes.yaml --output_dir vdm
-    python examples/vdm/measure.py --model vdm --num_clips 32
+    accelerate launch training/train_unconditional.py examples/vdm/extension.yaml --output_dir vdm
+    python examples/vdm/measure.py --model vdm --num_clips 64 --scales 2 4 8
 
 Clips held out of the training begin the videos that are drawn. The checker says which keep colour and direction.
 """

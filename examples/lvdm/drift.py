@@ -22,6 +22,9 @@ from diffusers_video.metrics.shapes_features import measure_clip
 from diffusers_video.metrics.statistics import FeatureStatistics
 
 
+MOTIONS = ["left", "right", "up", "down", "circles"]
+
+
 def measure(videos_BCFHW: Tensor) -> FeatureStatistics:
     features = [torch.as_tensor(measure_clip(video.movedim(0, -1))) for video in videos_BCFHW]
     return FeatureStatistics.from_features(torch.stack(features))
@@ -42,7 +45,7 @@ def main(model: Path, num_videos: int, num_steps: int, seed: int, **options: flo
     ).frames
     side = latents.shape[-1] * pipeline.vae_scale_factor
     sizes = {"num_frames": pipeline.config.num_frames, "height": side, "width": side}
-    clips = ShapesDataset(num_videos, seed=seed, motions=["left", "right", "up", "down", "circles"], **sizes)
+    clips = ShapesDataset(num_videos, seed=seed, motions=MOTIONS, **sizes)
     true = measure(torch.stack([clips[number]["pixel_values"] for number in range(num_videos)]) / 2 + 0.5)
     windows = tqdm([latents[:, :, start : start + length] for start in range(0, latents.shape[2] - 1, length - 1)])
     return [frechet_distance(measure(pipeline.decode_frames(window)), true) for window in windows]

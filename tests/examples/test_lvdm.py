@@ -19,8 +19,9 @@ from ..tiny_unconditional import tiny_unconditional
 FOLDER = Path(__file__).parents[2] / "examples" / "lvdm"
 
 
-def load_drift() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lvdm_drift", FOLDER / "drift.py")
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    spec = importlib.util.spec_from_file_location(f"lvdm_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -32,7 +33,7 @@ def test_settings_of_the_autoencoder_hold() -> None:
         AutoencoderConfig, [files[0], "--model_config_name_or_path", files[1], "--output_dir", "out"]
     )
     vae = AutoencoderKL3D.from_config(json.loads(Path(files[1]).read_text()))
-    assert vae.latents_shape(config.num_frames, config.resolution, config.resolution) == (8, 8, 4, 4)
+    assert vae.latents_shape(config.num_frames, config.resolution, config.resolution) == (4, 8, 8, 8)
 
 
 @pytest.mark.parametrize(("name", "length"), [("denoiser", 8), ("prediction", 4), ("interpolation", 5)])
@@ -48,13 +49,20 @@ def test_settings_of_the_denoisers_hold_and_fit_the_autoencoder(name: str, lengt
     pipeline = load_unconditional(config, Clips([{"fps": config.fps}]))
     assert isinstance(pipeline.unet, UNetSpaceTimeModel)
     drawn = pipeline.config
-    assert pipeline.vae.latents_shape(drawn.num_frames, drawn.height, drawn.width) == (8, length, 4, 4)
+    assert pipeline.vae.latents_shape(drawn.num_frames, drawn.height, drawn.width) == (4, length, 8, 8)
     assert pipeline.unet.config.use_frame_mask == (name != "denoiser")
     assert pipeline.unet.config.num_noise_levels == (None if name == "denoiser" else 250)
 
 
-def test_drift_is_measured_at_every_step(tmp_path: Path) -> None:
+def test_drift_is_measured_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_unconditional("video", use_frame_mask=True, num_noise_levels=11, max_noise_level=10).save_pretrained(tmp_path)
     options = {"num_inference_steps": 1, "noise_level": 5, "context_guidance_scale": 1.0}
-    distances = load_drift().main(tmp_path, num_videos=3, num_steps=2, seed=0, **options)
+    distances = load("drift", monkeypatch).main(tmp_path, num_videos=3, num_steps=2, seed=0, **options)
     assert len(distances) == 3 and all(distance > 0 for distance in distances)
+
+
+def test_true_clips_are_nearer_than_those_of_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_unconditional("video").save_pretrained(tmp_path)
+    distances = load("samples", monkeypatch).main(tmp_path, num_videos=24, num_inference_steps=1, seed=0)
+    assert list(distances) == ["trained", "new weights", "true clips of another seed"]
+    assert all(distances["true clips of another seed"][kind] < distances["trained"][kind] for kind in range(2))

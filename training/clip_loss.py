@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,6 +24,9 @@ from diffusers_video.training.context import (
 )
 from diffusers_video.training.encoding import encode_clips, encode_empty_caption, model_conditions, sample_latents
 from diffusers_video.training.models import training_scheduler
+
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,19 +260,21 @@ class HeldoutClip:
     context_noise: Tensor | None = None
 
 
-def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset) -> list[HeldoutClip]:
+def prepare_heldout(clip_loss: ClipLoss, dataset: Dataset | None) -> list[HeldoutClip]:
     """
     Choose clips spread evenly over a set, and fix their timesteps and noise.
 
     Args:
         clip_loss ([`ClipLoss`]): Encodes the clips; its settings say how many.
-        dataset (`Dataset`): The held-out clips.
+        dataset (`Dataset`, *optional*): The held-out clips; without any the log says so.
 
     Returns:
         `list[HeldoutClip]`: Timesteps are the middles of equal parts of the schedule.
     """
     config = clip_loss.config
-    number = min(config.num_heldout_clips, len(dataset))
+    number = 0 if dataset is None else min(config.num_heldout_clips, len(dataset))
+    if number == 0:
+        logger.info("No clips are held out: give `heldout_fraction` or `heldout_data_dir` to see what is learned.")
     levels = objectives.spread_noise_levels(clip_loss.scheduler, config.num_heldout_timesteps)
     clips = []
     for place in range(number):

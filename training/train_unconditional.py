@@ -62,9 +62,7 @@ def main(config: UnconditionalConfig) -> None:
     ]:
         logger.info(line)
     loss_fn = build_loss(pipeline, config, device)
-    clips = [] if heldout is None else prepare_heldout(loss_fn, heldout)
-    if not clips:
-        logger.info("No clips are held out: give `heldout_fraction` or `heldout_data_dir` to see what is learned.")
+    clips = prepare_heldout(loss_fn, heldout)
     finish_setup(accelerator, config)
     validation = partial(validate, loss_fn, clips)
     model = fit(accelerator, pipeline.unet, loader, loss_fn, config, identity=identity, validate=validation)

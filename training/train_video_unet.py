@@ -59,9 +59,7 @@ def main(config: VideoUNetConfig) -> None:
     ]:
         logger.info(line)
     clip_loss = ClipLoss.build(pipeline, config)
-    heldout_clips = [] if heldout is None else prepare_heldout(clip_loss, heldout)
-    if not heldout_clips:
-        logger.info("No clips are held out: give `heldout_fraction` or `heldout_data_dir` to see what is learned.")
+    heldout_clips = prepare_heldout(clip_loss, heldout)
     validation = partial(validate, accelerator, clip_loss, heldout_clips, dataset)
     finish_setup(accelerator, config)
     model = fit(accelerator, pipeline.unet, loader, clip_loss, config, identity=identity, validate=validation)

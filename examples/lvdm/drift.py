@@ -30,6 +30,11 @@ def measure(videos_BCFHW: Tensor) -> FeatureStatistics:
     return FeatureStatistics.from_features(torch.stack(features))
 
 
+def draw_true(num_videos: int, seed: int, **sizes: int) -> Tensor:
+    clips = ShapesDataset(num_videos, seed=seed, motions=MOTIONS, **sizes)
+    return torch.stack([clips[number]["pixel_values"] for number in range(num_videos)]) / 2 + 0.5
+
+
 def main(model: Path, num_videos: int, num_steps: int, seed: int, **options: float) -> list[float]:
     pipeline = KeyFramePredictionPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
@@ -45,8 +50,7 @@ def main(model: Path, num_videos: int, num_steps: int, seed: int, **options: flo
     ).frames
     side = latents.shape[-1] * pipeline.vae_scale_factor
     sizes = {"num_frames": pipeline.config.num_frames, "height": side, "width": side}
-    clips = ShapesDataset(num_videos, seed=seed, motions=MOTIONS, **sizes)
-    true = measure(torch.stack([clips[number]["pixel_values"] for number in range(num_videos)]) / 2 + 0.5)
+    true = measure(draw_true(num_videos, seed, **sizes))
     windows = tqdm([latents[:, :, start : start + length] for start in range(0, latents.shape[2] - 1, length - 1)])
     return [frechet_distance(measure(pipeline.decode_frames(window)), true) for window in windows]
 

@@ -11,17 +11,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
-from drift import MOTIONS, measure
+from drift import draw_true, measure
 from torch import Tensor
 
 from diffusers_video import UnconditionalVideoPipeline
-from diffusers_video.data.shapes import ShapesDataset
 from diffusers_video.metrics import FeatureStatistics, frechet_distance, random_features
-
-
-def draw_true(num_videos: int, seed: int, **sizes: int) -> Tensor:
-    clips = ShapesDataset(num_videos, seed=seed, motions=MOTIONS, **sizes)
-    return torch.stack([clips[number]["pixel_values"] for number in range(num_videos)]) / 2 + 0.5
 
 
 def measure_at_random(videos_BCFHW: Tensor) -> FeatureStatistics:

@@ -55,10 +55,28 @@ def test_settings_of_the_denoisers_hold_and_fit_the_autoencoder(name: str, lengt
 
 
 def test_drift_is_measured_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_unconditional("video", use_frame_mask=True, num_noise_levels=11, max_noise_level=10).save_pretrained(tmp_path)
-    options = {"num_inference_steps": 1, "noise_level": 5, "context_guidance_scale": 1.0}
-    distances = load("drift", monkeypatch).main(tmp_path, num_videos=3, num_steps=2, seed=0, **options)
-    assert len(distances) == 3 and all(distance > 0 for distance in distances)
+    model, numbers = tmp_path / "model", tmp_path / "drift.json"
+    tiny_unconditional("video", use_frame_mask=True, num_noise_levels=11, max_noise_level=10).save_pretrained(model)
+    drift = load("drift", monkeypatch)
+    monkeypatch.setattr(drift, "NUM_TRUE_CLIPS", 24)
+    options = {"num_videos": 3, "num_steps": 2, "num_inference_steps": 1, "latent_stride": 2, "seed": 0}
+    for name, guidance in (("guided", "1.5"), ("not guided", "1")):
+        drift.main([(name, str(model), "5", guidance)], numbers, None, **options)
+    guided, plain = json.loads(numbers.read_text())
+    assert (guided["name"], plain["name"]) == ("guided", "not guided")
+    assert all(len(run[number]) == 3 for run in (guided, plain) for number in ("frechet", "colour_change"))
+    assert guided["frechet"][1:] != plain["frechet"][1:]
+    assert plain["colour_change"][0] == 0 and min(plain["colour_change"][1:]) > 0
+    assert plain["frechet_of_true"] < min(plain["frechet"])
+
+
+def test_drift_is_plotted_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    drift, published = load("drift", monkeypatch), FOLDER.parents[1] / "docs" / "lvdm_drift.json"
+    pictures = [tmp_path / name for name in ("first.svg", "second.svg")]
+    for picture in pictures:
+        drift.main([], published, picture)
+    assert "<svg" in pictures[0].read_text() and pictures[0].read_bytes() == pictures[1].read_bytes()
 
 
 def test_true_clips_are_nearer_than_those_of_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -405,7 +405,10 @@ def main(
         write_json(json_file, {"settings": {**measuring, **asdict(sampling)}, "systems": table, "warnings": warnings})
     if markdown is not None:
         command = ["python", "examples/benchmarks/shapes_table.py", *(models or []), "--num-clips", num_clips]
-        command += ["--steps", steps, "--seed", seed, "--markdown", markdown]
+        command += ["--steps", steps, "--seed", seed, "--guidance-scale", f"{guidance_scale:g}"]
+        command += ["--num-resamples", num_resamples, *(("--clip-model", clip_model) if clip_model else ())]
+        command += [*(() if embedded else ("--no-embedded",)), *(("--temporal-decoder",) if temporal_decoder else ())]
+        command += ["--markdown", markdown]
         about = (
             f"Written by `{shlex.join(map(str, command))}`."
             f" {num_clips} clips of {NUM_FRAMES} frames of {RESOLUTION}x{RESOLUTION} pixels for each row and for the"

@@ -18,6 +18,7 @@ motion, a window that goes on is unlike every clip of the training.
 import json
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,7 @@ def measure_drift(
 
 
 def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError('The plot needs matplotlib: `pip install -c constraints.txt -e ".[docs]"`.') from error
+    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -131,7 +129,26 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def check(runs: Sequence[Sequence[str]], output_file: Path, plot_file: Path | None) -> None:
+    for name, model, noise_level, scale in runs:
+        if not Path(model).is_dir():
+            raise ValueError(f"`MODEL` of {name!r} must be a folder with a pipeline, but {model!r} is none. Train it.")
+        try:
+            int(noise_level), float(scale)
+        except ValueError as error:
+            raise ValueError(
+                f"`NOISE_LEVEL` and `GUIDANCE` of {name!r} must be a whole number and a number, but are"
+                f" {noise_level!r} and {scale!r}. 0 and 1 are none."
+            ) from error
+    for path in filter(None, (output_file, plot_file)):
+        if not path.parent.is_dir():
+            raise ValueError(f"`{path}` must lie in an existing folder, but {str(path.parent)!r} is none. Make it.")
+    if plot_file is not None and find_spec("matplotlib") is None:
+        raise ImportError('The plot needs matplotlib: `pip install -c constraints.txt -e ".[docs]"`.')
+
+
 def main(runs: Sequence[Sequence[str]], output_file: Path, plot_file: Path | None, **options: Any) -> None:
+    check(runs, output_file, plot_file)
     measured = json.loads(output_file.read_text()) if output_file.exists() else []
     for name, model, noise_level, scale in runs:
         told = {"noise_level": int(noise_level) or None, "context_guidance_scale": float(scale)}

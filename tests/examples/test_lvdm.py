@@ -70,6 +70,24 @@ def test_drift_is_measured_at_every_step(tmp_path: Path, monkeypatch: pytest.Mon
     assert plain["frechet_of_true"] < min(plain["frechet"])
 
 
+@pytest.mark.parametrize(
+    ("model", "level", "file", "name"),
+    [
+        ("nothing", "5", "drift.json", "MODEL"),
+        (".", "much", "drift.json", "NOISE_LEVEL"),
+        (".", "5", "no/a.json", "existing folder"),
+    ],
+)
+def test_drift_refuses_what_would_fail_later(
+    model: str, level: str, file: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drift = load("drift", monkeypatch)
+    monkeypatch.setattr(drift, "measure_drift", lambda *_, **__: pytest.fail("work began"))
+    runs = [("good", str(tmp_path), "5", "1"), ("bad", str(tmp_path / model), level, "1")]
+    with pytest.raises(ValueError, match=name):
+        drift.main(runs, tmp_path / file, None)
+
+
 def test_drift_is_plotted_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     drift, published = load("drift", monkeypatch), FOLDER.parents[1] / "docs" / "lvdm_drift.json"

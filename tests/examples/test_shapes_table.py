@@ -64,6 +64,7 @@ def test_the_table_has_every_row_and_a_second_run_draws_nothing(
     assert found["warnings"][0].startswith("ours: Frechet distance, random features")
     page = Path("table.md").read_text()
     assert page.count("\n| ours |") == 1 and "3 clips of 8 frames of 32x32 pixels" in page and "100.0 % (" in page
+    assert "--num-resamples 2 --clip-model clip --no-embedded --markdown table.md`" in page
     monkeypatch.setattr(module, "make_judge", None)
     assert invoke(module, *arguments).exit_code == 0
     assert json.loads(Path("table.json").read_text()) == found
